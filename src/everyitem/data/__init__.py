@@ -1,0 +1,1 @@
+"""What happened? Logs, splits, batches. Knows no model."""
