@@ -1,0 +1,258 @@
+"""Every search in plain NumPy: the oracle of the tests, the baseline of the benchmarks, and the explanation.
+
+Where the C++ core was not built, this module stands in for it (see `core.load_core`). Slow and readable: O(I M) memory
+per row. Knows nothing of indexes, files or C++; expects arguments that were checked at the door.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everyitem.types import Floats, Ids, TopK
+
+Bits = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Found = tuple[Ids, Floats, NDArray[np.int64]]
+Postings = tuple[NDArray[np.int64], Ids]
+Ranked = tuple[NDArray[Any], Floats]
+
+LANES = 16
+
+
+def cpu() -> str:
+    """What `_native.cpu` says of kernels: which ones run."""
+    return "numpy"
+
+
+def score_table(query_UD: Floats, codebooks_MdB: Floats) -> Floats:
+    """What every sub-item adds to a score: S[m, b] = <query's part m, codebook vector (m, b)> (RecJPQ, eq. 4).
+
+    The sum runs over the split's elements in order, so the bits do not depend on the batch.
+
+    Args:
+        query_UD: float32, D = M d.
+        codebooks_MdB: float32, sub-items last.
+
+    Returns:
+        (U, M, B) float32.
+    """
+    num_splits, split_dim, num_sub_items = codebooks_MdB.shape
+    query_UMd = query_UD.reshape(-1, num_splits, split_dim)
+    table_UMB = np.zeros((len(query_UD), num_splits, num_sub_items), np.float32)
+    for t in range(split_dim):
+        table_UMB += query_UMd[:, :, t, None] * codebooks_MdB[:, t]
+    return table_UMB
+
+
+def dense_scores(query_UD: Floats, vectors_ID: Floats) -> Floats:
+    """Dot products in a fixed order: 16 lanes, lane j adding elements j, j + 16, ...; then halves are folded.
+
+    Returns:
+        (U, I) float32, the bits that the C++ core returns on every CPU.
+    """
+    lanes_UIL = np.zeros((len(query_UD), len(vectors_ID), LANES), np.float32)
+    for start in range(0, query_UD.shape[1], LANES):
+        part = slice(start, start + LANES)
+        products = query_UD[:, None, part] * vectors_ID[None, :, part]
+        lanes_UIL[..., : products.shape[-1]] += products
+    while lanes_UIL.shape[-1] > 1:
+        left, right = np.split(lanes_UIL, 2, axis=-1)
+        lanes_UIL = left + right
+    return lanes_UIL[..., 0]
+
+
+def pq_scores(table_UMB: Floats, codes_IM: NDArray[np.uint8]) -> Floats:
+    """PQTopK's scores (arXiv:2408.09992): item by item, the sum of its sub-items' scores, float32 in split order.
+
+    Returns:
+        (U, I) float32.
+    """
+    parts_UIM = table_UMB[:, np.arange(codes_IM.shape[1]), codes_IM]
+    return np.add.accumulate(parts_UIM, axis=-1)[..., -1]
+
+
+def recjpq_scoring(table_UMB: Floats, codes_IM: NDArray[np.uint8]) -> Floats:
+    """RecJPQ's scores (arXiv:2312.06165): split by split into an accumulator as long as the catalogue.
+
+    The same bits as `pq_scores`, and M passes over memory where PQTopK needs one.
+    """
+    scores_UI = table_UMB[:, 0, codes_IM[:, 0]]
+    for m in range(1, codes_IM.shape[1]):
+        scores_UI += table_UMB[:, m, codes_IM[:, m]]
+    return scores_UI
+
+
+def top_k(scores_UI: Floats, k: int, allow: Mask | None = None, exclude: Ids | None = None) -> TopK:
+    """The k best eligible items of every row: score descending, then position ascending.
+
+    Args:
+        scores_UI: float32, finite.
+        k: results per row, 1 <= k; may exceed I.
+        allow: (I,) or (U, I) bool; None allows every item.
+        exclude: (U, E) positions padded with -1, in any order.
+    """
+    eligible_UI = eligible(scores_UI.shape, allow, exclude)
+    rows = [_best(np.flatnonzero(row), scores_I[row], k) for scores_I, row in zip(scores_UI, eligible_UI, strict=True)]
+    return _stacked(rows, k, np.full(len(rows), scores_UI.shape[1], np.int64))
+
+
+def eligible(shape: tuple[int, ...], allow: Mask | None, exclude: Ids | None) -> Mask:
+    """(U, I): the items that a row may return."""
+    eligible_UI = np.ones(shape, bool) if allow is None else np.broadcast_to(allow, shape).copy()
+    for row, excluded in enumerate([] if exclude is None else exclude):
+        eligible_UI[row, excluded[excluded >= 0]] = False
+    return eligible_UI
+
+
+def _best(items: NDArray[Any], scores: Floats, k: int) -> Ranked:
+    """The k best of candidates whose positions ascend, so that a stable sort settles ties."""
+    if len(items) > k:
+        kept = scores >= np.partition(scores, -k)[-k]
+        items, scores = items[kept], scores[kept]
+    order = np.argsort(-scores, kind="stable")[:k]
+    return items[order], scores[order]
+
+
+def _stacked(rows: list[Ranked], k: int, scored: NDArray[np.int64]) -> TopK:
+    items_UK = np.full((len(rows), k), -1, np.int32)
+    scores_UK = np.full((len(rows), k), -np.inf, np.float32)
+    for row, (items, scores) in enumerate(rows):
+        items_UK[row, : len(items)] = items
+        scores_UK[row, : len(items)] = scores
+    return TopK(items_UK, scores_UK, scores_UK[:, -1].copy(), scored)
+
+
+def recjpq_prune(
+    table_UMB: Floats,
+    codes_IM: NDArray[np.uint8],
+    k: int,
+    *,
+    allow: Mask | None = None,
+    exclude: Ids | None = None,
+    batch_size: int = 8,
+) -> TopK:
+    """RecJPQPrune (arXiv:2505.00560, Alg. 1): best sub-items first, until nothing unseen can enter the top k.
+
+    An item none of whose sub-items was processed scores at most the sum of every split's best unprocessed sub-item.
+    Summed in split order that bound needs no slack: float32 rounding is monotone. Two deviations from the paper: the
+    loop goes on at bound = threshold, so ties are kept and the result is `top_k(pq_scores(...))` to the bit; and items
+    already found leave a batch before it is cut, never after.
+
+    Args:
+        table_UMB: float32, finite.
+        codes_IM: uint8.
+        k: results per row, 1 <= k.
+        allow: (I,) or (U, I) bool.
+        exclude: (U, E) positions padded with -1.
+        batch_size: sub-items of one split that are processed at a time.
+
+    Returns:
+        TopK; `scored` counts every scoring of an eligible item, again where several splits lead to it.
+    """
+    postings = [_posting_lists(codes_IM[:, m], table_UMB.shape[2]) for m in range(codes_IM.shape[1])]
+    eligible_UI = eligible((len(table_UMB), len(codes_IM)), allow, exclude)
+    rows: list[Ranked] = []
+    scored = np.zeros(len(table_UMB), np.int64)
+    for row, table_MB in enumerate(table_UMB):
+        items: NDArray[Any] = np.empty(0, np.int32)
+        scores: Floats = np.empty(0, np.float32)
+        for candidates, bound in _promising(table_MB, postings, batch_size):
+            if len(items) == k and bound < scores[-1]:
+                break
+            candidates = candidates[eligible_UI[row, candidates]]
+            scored[row] += len(candidates)
+            items = np.union1d(items, candidates)  # ascending, without duplicates
+            items, scores = _best(items, pq_scores(table_MB[None], codes_IM[items])[0], k)
+        rows.append((items, scores))
+    return _stacked(rows, k, scored)
+
+
+def _promising(table_MB: Floats, postings: list[Postings], batch_size: int) -> Iterator[tuple[Ids, float]]:
+    """(items behind the next batch of sub-items, bound on every item not yet yielded), until all items were yielded."""
+    order_MB = np.argsort(-table_MB, axis=1, kind="stable")
+    sorted_MB = np.pad(np.take_along_axis(table_MB, order_MB, 1), ((0, 0), (0, 1)), constant_values=-np.inf)
+    done_M = np.zeros(len(table_MB), np.int64)
+    while True:
+        heads_M = sorted_MB[np.arange(len(done_M)), done_M]
+        if np.isneginf(heads_M).any():
+            return
+        split = heads_M.argmax()
+        batch = order_MB[split, done_M[split] : done_M[split] + batch_size]
+        starts, items = postings[split]
+        yield np.concatenate([items[starts[b] : starts[b + 1]] for b in batch]), np.add.accumulate(heads_M)[-1]
+        done_M[split] += len(batch)
+
+
+def _posting_lists(codes_I: NDArray[np.uint8], num_sub_items: int) -> Postings:
+    """CSR: items[starts[b]:starts[b + 1]] are the items with sub-item b, ascending."""
+    starts = np.concatenate([[0], np.cumsum(np.bincount(codes_I, minlength=num_sub_items))])
+    return starts, np.argsort(codes_I, kind="stable").astype(np.int32)
+
+
+def pq_top_k(
+    query_UD: Floats,
+    codebooks_MdB: Floats,
+    codes_IM: NDArray[np.uint8],
+    k: int,
+    allow: Bits | None,
+    exclude: Ids | None,
+    removed: Bits | None,
+    seconds: float,
+    threads: int,
+) -> Found:
+    """The twin of `_native.pq_top_k`: packed bits, and a clock that is read once per row. `threads` is not used."""
+
+    def scores(query: Floats) -> Floats:
+        return pq_scores(score_table(query, codebooks_MdB), codes_IM)
+
+    return _searched(query_UD, scores, len(codes_IM), k, (allow, exclude, removed), seconds)
+
+
+def dense_top_k(
+    query_UD: Floats,
+    vectors_ID: Floats,
+    k: int,
+    allow: Bits | None,
+    exclude: Ids | None,
+    removed: Bits | None,
+    seconds: float,
+    threads: int,
+) -> Found:
+    """The twin of `_native.dense_top_k`, as `pq_top_k` is of its own."""
+
+    def scores(query: Floats) -> Floats:
+        return dense_scores(query, vectors_ID)
+
+    return _searched(query_UD, scores, len(vectors_ID), k, (allow, exclude, removed), seconds)
+
+
+def _searched(
+    query_UD: Floats,
+    scores: Callable[[Floats], Floats],
+    num_items: int,
+    k: int,
+    filters: tuple[Bits | None, Ids | None, Bits | None],
+    seconds: float,
+) -> Found:
+    start = time.monotonic()
+    allow, exclude, removed = filters
+    rows = []
+    for row in range(len(query_UD)):
+        if time.monotonic() - start >= seconds:
+            rows.append(top_k(np.empty((1, 0), np.float32), k))
+            continue
+        mask = np.ones(num_items, bool) if removed is None else ~_unpacked(removed, num_items)
+        if allow is not None:
+            mask &= _unpacked(allow[row if len(allow) > 1 else 0], num_items)
+        rows.append(top_k(scores(query_UD[row, None]), k, mask, None if exclude is None else exclude[row, None]))
+    if not rows:
+        return np.empty((0, k), np.int32), np.empty((0, k), np.float32), np.empty(0, np.int64)
+    items, scores_UK, _, scored = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return items, scores_UK, scored
+
+
+def _unpacked(bits: Bits, num_items: int) -> Mask:
+    return np.unpackbits(bits, count=num_items, bitorder="little").astype(bool)

@@ -1,0 +1,87 @@
+"""Which core runs: the compiled one wherever there is a compiler, with the kernels that EVERYITEM_CPU names."""
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from everyitem.index import reference
+from everyitem.index.core import load_core
+
+CORE: Any = load_core()
+COMPILED = CORE is not reference
+compiled = pytest.mark.skipif(not COMPILED, reason="this installation has no C++ core")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler here")
+def test_where_a_compiler_is_the_core_was_built() -> None:
+    assert COMPILED, "the build failed without a word; see it with: pip install -v --no-build-isolation ."
+
+
+def run(code: str, cpu: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "EVERYITEM_CPU": cpu}, capture_output=True, text=True
+    )
+
+
+SEARCH = """
+import numpy as np
+from everyitem.index import DenseIndex
+DenseIndex(np.eye(3)).top_k(np.eye(3), 1)
+from everyitem import _native
+print(_native.cpu())
+"""
+
+
+@compiled
+def test_the_environment_chooses_the_kernels() -> None:
+    assert CORE.cpus()[0] == "scalar"
+    for cpu in CORE.cpus():
+        assert run(SEARCH, cpu).stdout.strip() == cpu
+
+
+@compiled
+def test_kernels_that_are_not_there_are_an_error_that_lists_those_that_are() -> None:
+    for cpu in ("pentium", "", "AVX2", "neon" if "neon" not in CORE.cpus() else "avx2"):
+        failed = run(SEARCH, cpu)
+        assert failed.returncode == 1
+        assert f"ValueError: EVERYITEM_CPU is '{cpu}', but this machine can run: scalar" in failed.stderr
+
+
+@compiled
+def test_the_core_checks_shapes_itself() -> None:
+    """The last line of defence: whatever a caller does, no read outside an array."""
+    query, books, codes = np.zeros((2, 6), np.float32), np.zeros((3, 2, 8), np.float32), np.zeros((9, 3), np.uint8)
+    bits = np.zeros((1, 2), np.uint8)
+    good = (query, books, codes, 1, bits, np.zeros((2, 1), np.int32), bits[0], 1.0, 1)
+    CORE.pq_top_k(*good)
+    bad = {
+        0: query[:, :5].copy(),
+        1: books[:2],
+        2: codes[:, :2].copy(),
+        3: 0,
+        4: bits[:, :1],
+        5: good[5][:1],
+        6: bits[0, :1],
+    }
+    for place, value in (bad | {8: 0}).items():
+        with pytest.raises(ValueError, match=" "):
+            CORE.pq_top_k(*good[:place], value, *good[place + 1 :])
+    with pytest.raises(TypeError):
+        CORE.pq_top_k(query.astype(np.float64), *good[1:])
+    with pytest.raises(MemoryError):
+        CORE.pq_top_k(query, books, codes, 2**62, None, None, None, 1.0, 1)
+
+
+@compiled
+def test_a_code_past_the_codebook_reads_nothing_outside() -> None:
+    """Codes are checked when an index is made; a file that changes under the map must still not crash a search."""
+    codes = np.full((5, 3), 255, np.uint8)
+    found = CORE.pq_top_k(
+        np.ones((1, 6), np.float32), np.ones((3, 2, 8), np.float32), codes, 2, None, None, None, 1.0, 1
+    )
+    assert found[0].tolist() == [[0, 1]]

@@ -1,0 +1,394 @@
+"""The laws that every index obeys, on every CPU kernel: ids and score bits, never a tolerance.
+
+A further index is one more line in KINDS: how to build it, what NumPy says its scores are, what `add` takes.
+"""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from everyitem.index import DenseIndex, PQIndex, load_index, reference
+from everyitem.index.core import load_core
+from everyitem.types import TopK
+
+CORE: Any = load_core()
+CPUS = [] if CORE is reference else CORE.cpus()
+
+FLAVOURS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Any]] = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "heavy tails": lambda rng, shape: rng.standard_t(1.5, shape).clip(-1e6, 1e6),
+    "few values": lambda rng, shape: rng.integers(-1, 2, shape),
+    "all equal": lambda rng, shape: np.full(shape, 0.3),
+    "one-hot split": lambda rng, shape: rng.standard_normal(shape) * (np.arange(shape[0]) == 0)[:, None, None],
+    "signed zeros": lambda rng, shape: rng.choice([0.0, -0.0], shape),
+    "denormal": lambda rng, shape: rng.integers(-3, 4, shape) * 1e-44,
+    "huge": lambda rng, shape: rng.choice([1e30, -1e30, 1e23, 1.0], shape),
+}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Random items and queries, made from a seed so that hypothesis can replay them."""
+
+    seed: int
+    num_items: int
+    num_splits: int
+    num_sub_items: int
+    split_dim: int
+    num_rows: int
+    flavour: str
+    correlated: bool
+
+    @property
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+    @property
+    def codes(self) -> Any:
+        rng, shape = self._rng, (self.num_items, self.num_splits)
+        codes = rng.integers(0, self.num_sub_items, shape, dtype=np.uint8)
+        if self.correlated:  # one cluster per item, with a little noise: where unsafe pruning goes wrong
+            codes = np.where(rng.random(shape) < 0.8, codes[:, :1], codes)
+        return codes
+
+    @property
+    def codebooks(self) -> Any:
+        shape = (self.num_splits, self.num_sub_items, self.split_dim)
+        return FLAVOURS[self.flavour](self._rng, shape).astype(np.float32)
+
+    @property
+    def vectors(self) -> Any:
+        return self.codebooks[np.arange(self.num_splits), self.codes].reshape(self.num_items, -1)
+
+    @property
+    def rotation(self) -> Any:
+        dim = self.num_splits * self.split_dim
+        return np.linalg.qr(self._rng.standard_normal((dim, dim)))[0].astype(np.float32)
+
+    @property
+    def query(self) -> Any:
+        shape = (self.num_rows, self.num_splits * self.split_dim)
+        tie_rich = self.flavour in ("few values", "denormal", "huge", "all equal")
+        return (self._rng.integers(-1, 2, shape) if tie_rich else self._rng.standard_normal(shape)).astype(np.float32)
+
+
+def pq_oracle(catalogue: Catalogue, query: Any) -> Any:
+    codebooks = np.ascontiguousarray(catalogue.codebooks.transpose(0, 2, 1))
+    return reference.pq_scores(reference.score_table(query, codebooks), catalogue.codes)
+
+
+@dataclass(frozen=True)
+class Kind:
+    build: Callable[[Catalogue], Any]
+    oracle: Callable[[Catalogue], Any]  # (U, I) scores
+    rows: Callable[[Catalogue], dict[str, Any]]  # what `add` takes
+
+
+KINDS = {
+    "pq": Kind(
+        lambda c: PQIndex(c.codes, c.codebooks),
+        lambda c: pq_oracle(c, c.query),
+        lambda c: {"codes": c.codes},
+    ),
+    "rotated pq": Kind(
+        lambda c: PQIndex(c.codes, c.codebooks, rotation_DD=c.rotation),
+        lambda c: pq_oracle(c, reference.dense_scores(c.query, c.rotation)),
+        lambda c: {"codes": c.codes},
+    ),
+    "dense": Kind(
+        lambda c: DenseIndex(c.vectors),
+        lambda c: reference.dense_scores(c.query, c.vectors),
+        lambda c: {"vectors": c.vectors},
+    ),
+}
+
+catalogues = st.builds(
+    Catalogue,
+    seed=st.integers(0, 2**32 - 1),
+    num_items=st.integers(1, 12) | st.integers(1, 300),
+    num_splits=st.sampled_from([1, 2, 3, 4, 8, 16]),
+    num_sub_items=st.sampled_from([2, 3, 16, 37, 130, 256]),
+    split_dim=st.integers(1, 9),
+    num_rows=st.integers(1, 4),
+    flavour=st.sampled_from(sorted(FLAVOURS)),
+    correlated=st.booleans(),
+)
+shares = st.sampled_from([0.0, 0.001, 0.5, 0.999, 1.0])
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+law = settings(deadline=None, max_examples=100)
+
+
+def same(one: TopK, other: TopK) -> bool:
+    """Ids, score bits and bounds."""
+    return all(getattr(one, name).tobytes() == getattr(other, name).tobytes() for name in ("items", "scores", "bound"))
+
+
+def on_every_cpu() -> Iterator[str]:
+    """Run the loop's body once per kernel; the best one stays chosen."""
+    yield "as chosen"
+    for cpu in CPUS:
+        CORE.use_cpu(cpu)
+        yield cpu
+
+
+def some_filters(catalogue: Catalogue, share: float, per_row: bool) -> tuple[Any, Any]:
+    """Random (allow, exclude) that let about this share of the items through."""
+    rng = np.random.default_rng(catalogue.seed + 1)
+    shape = (catalogue.num_rows, catalogue.num_items)
+    allow = rng.random(shape if per_row else shape[1:]) < share
+    exclude = rng.integers(-1, catalogue.num_items, (catalogue.num_rows, 5)).astype(np.int32)
+    return allow, exclude
+
+
+@every_kind
+@settings(law, max_examples=300)
+@given(catalogue=catalogues, share=shares, per_row=st.booleans(), data=st.data())
+def test_equals_the_reference_on_every_cpu(
+    kind: Kind, catalogue: Catalogue, share: float, per_row: bool, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, catalogue.num_items + 5), label="k")
+    allow, exclude = some_filters(catalogue, share, per_row)
+    index, query = kind.build(catalogue), catalogue.query
+    wanted = reference.top_k(kind.oracle(catalogue), k, allow, exclude)
+    for cpu in on_every_cpu():
+        for threads in (1, 2, 3):
+            assert same(index.top_k(query, k, allow=allow, exclude=exclude, threads=threads), wanted), (cpu, threads)
+
+
+@every_kind
+@law
+@given(catalogue=catalogues, share=shares, per_row=st.booleans(), k=st.integers(1, 40))
+def test_filters_hide_items_and_change_nothing_else(
+    kind: Kind, catalogue: Catalogue, share: float, per_row: bool, k: int
+) -> None:
+    allow, exclude = some_filters(catalogue, share, per_row)
+    index, query = kind.build(catalogue), catalogue.query
+    everything = index.top_k(query, catalogue.num_items)
+    found = index.top_k(query, k, allow=allow, exclude=exclude)
+    assert same(found, index.top_k(query, k, allow=np.packbits(allow, axis=-1, bitorder="little"), exclude=exclude))
+    eligible = reference.eligible((catalogue.num_rows, catalogue.num_items), allow, exclude)
+    for row, items in enumerate(everything.items):
+        left = items[eligible[row, items]][:k]
+        assert found.items[row].tolist() == left.tolist() + [-1] * (k - len(left))
+        assert found.scores[row, : len(left)].tobytes() == index.scores(query[row, None], left[None]).tobytes()
+        assert np.isneginf(found.scores[row, len(left) :]).all()
+
+
+@every_kind
+@law
+@given(catalogue=catalogues)
+def test_order_prefix_and_certificate(kind: Kind, catalogue: Catalogue) -> None:
+    index, query = kind.build(catalogue), catalogue.query
+    longest = index.top_k(query, catalogue.num_items + 1)
+    ranks = [list(zip(-s, i, strict=True)) for s, i in zip(longest.scores[:, :-1], longest.items[:, :-1], strict=True)]
+    assert all(row == sorted(row) for row in ranks)
+    assert (longest.items[:, -1] == -1).all()
+    assert np.isneginf(longest.bound).all()
+    for k in range(1, catalogue.num_items + 1, 1 + catalogue.num_items // 5):
+        found = index.top_k(query, k)
+        assert found.items.tobytes() == longest.items[:, :k].tobytes()
+        assert found.scores.tobytes() == longest.scores[:, :k].tobytes()
+        assert (found.bound == found.scores[:, -1]).all()
+        assert (found.bound >= longest.scores[:, k]).all()
+
+
+@every_kind
+@law
+@given(catalogue=catalogues, k=st.integers(1, 20))
+def test_rows_do_not_depend_on_their_batch(kind: Kind, catalogue: Catalogue, k: int) -> None:
+    index, query = kind.build(catalogue), np.tile(catalogue.query, (6, 1))
+    batch = index.top_k(query, k, threads=2)
+    for row in range(len(query)):
+        alone = index.top_k(query[row, None], k)
+        assert same(alone, TopK(*(part[row, None] for part in batch)))
+
+
+@every_kind
+@law
+@given(catalogue=catalogues, cuts=st.lists(st.integers(0, 300), max_size=4), k=st.integers(1, 20))
+def test_shards_merged_are_the_whole(kind: Kind, catalogue: Catalogue, cuts: list[int], k: int) -> None:
+    index, query = kind.build(catalogue), catalogue.query
+    shard_of = np.searchsorted(np.sort(cuts), np.arange(catalogue.num_items))
+    parts = [index.top_k(query, k, allow=shard_of == shard) for shard in range(len(cuts) + 1)]
+    items, scores = (np.concatenate([p[field] for p in parts], axis=1) for field in (0, 1))
+    order = np.lexsort((items, -scores))[:, :k]
+    merged = np.take_along_axis(items, order, 1)
+    assert (
+        np.where(np.isneginf(np.take_along_axis(scores, order, 1)), -1, merged) == index.top_k(query, k).items
+    ).all()
+
+
+@every_kind
+@law
+@given(catalogue=catalogues, data=st.data())
+def test_add_and_remove_equal_building_anew(kind: Kind, catalogue: Catalogue, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, catalogue.num_items), label="start")
+    gone = data.draw(st.lists(st.integers(0, catalogue.num_items - 1), max_size=20), label="gone")
+    rows, query, k = kind.rows(catalogue), catalogue.query, 10
+    whole = kind.build(catalogue)
+    grown = kind.build(catalogue)
+    grown._state = (next(iter(rows.values()))[:start], None)  # as if built from the first rows
+    early = [item for item in gone if item < start]
+    grown.remove(early)
+    added = grown.add(**{name: values[start:] for name, values in rows.items()})
+    assert added.tolist() == list(range(start, catalogue.num_items))
+    assert same(
+        grown.top_k(query, k, exclude=None), reference.top_k(kind.oracle(catalogue), k, unmarked(catalogue, early))
+    )
+    grown.remove(gone)
+    grown.remove(gone)
+    whole.remove(gone)
+    wanted = reference.top_k(kind.oracle(catalogue), k, unmarked(catalogue, gone))
+    assert same(grown.top_k(query, k), wanted)
+    assert same(whole.top_k(query, k), wanted)
+    assert grown.num_items == catalogue.num_items
+    assert np.flatnonzero(grown.removed_I).tolist() == sorted(set(gone))
+
+
+def unmarked(catalogue: Catalogue, gone: list[int]) -> Any:
+    kept = np.ones(catalogue.num_items, bool)
+    kept[gone] = False
+    return kept
+
+
+@every_kind
+@settings(law, max_examples=25)
+@given(catalogue=catalogues, gone=st.booleans())
+def test_save_and_load_give_the_same_bits(kind: Kind, catalogue: Catalogue, gone: bool) -> None:
+    index = kind.build(catalogue)
+    index.remove([0] if gone else [])
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(folder)
+        loaded = load_index(folder)
+        assert same(loaded.top_k(catalogue.query, 10), index.top_k(catalogue.query, 10))
+        assert loaded.num_items == index.num_items
+        everything = np.arange(index.num_items)
+        assert loaded.vectors(everything).tobytes() == index.vectors(everything).tobytes()
+
+
+@every_kind
+@law
+@given(catalogue=catalogues)
+def test_a_deadline_leaves_a_true_bound(kind: Kind, catalogue: Catalogue) -> None:
+    index, query = kind.build(catalogue), catalogue.query
+    stopped = index.top_k(query, 3, deadline=0)
+    assert (stopped.scored == 0).all()
+    assert (stopped.items == -1).all()
+    assert (stopped.bound >= kind.oracle(catalogue).max(axis=1)).all()
+    assert same(index.top_k(query, 3, deadline=3600), index.top_k(query, 3))
+
+
+@every_kind
+def test_a_catalogue_of_many_chunks(kind: Kind) -> None:
+    catalogue = Catalogue(7, 70_001, 4, 8, 2, 2, "few values", False)
+    index, scores = kind.build(catalogue), kind.oracle(catalogue)
+    for cpu in on_every_cpu():
+        for k in (1, 1000):
+            assert same(index.top_k(catalogue.query, k, threads=2), reference.top_k(scores, k)), (cpu, k)
+    borders = np.flatnonzero((np.arange(70_001) + 2) % 4096 < 4)
+    allow = np.isin(np.arange(70_001), borders)
+    assert same(index.top_k(catalogue.query, 100, allow=allow), reference.top_k(scores, 100, allow))
+    assert np.isin(index.top_k(catalogue.query, 100, allow=allow).items, [*borders, -1]).all()
+
+
+@every_kind
+def test_a_deadline_in_mid_search(kind: Kind) -> None:
+    catalogue = Catalogue(7, 200_000, 16, 256, 4, 1, "normal", False)
+    index = kind.build(catalogue)
+    best = index.top_k(catalogue.query, 1).scores[0, 0]
+    for deadline in (1e-6, 1e-4, 3e-4, 1e-3):
+        found = index.top_k(catalogue.query, 5, deadline=deadline, threads=1)
+        assert found.bound[0] >= best or found.scored[0] == index.num_items
+        part = np.arange(index.num_items) < found.scored[0]
+        assert (found.items == index.top_k(catalogue.query, 5, allow=part).items).all()
+
+
+@law
+@given(catalogue=catalogues, k=st.integers(1, 30), batch_size=st.sampled_from([1, 3, 8]), share=shares)
+@example(Catalogue(1, 300, 8, 16, 4, 4, "normal", True), 10, 1, 1.0)
+def test_pruning_finds_what_scoring_everything_finds(
+    catalogue: Catalogue, k: int, batch_size: int, share: float
+) -> None:
+    allow, exclude = some_filters(catalogue, share, per_row=True)
+    table = PQIndex(catalogue.codes, catalogue.codebooks).score_table(catalogue.query)
+    scores = reference.pq_scores(table, catalogue.codes)
+    assert scores.tobytes() == reference.recjpq_scoring(table, catalogue.codes).tobytes()
+    found = reference.recjpq_prune(table, catalogue.codes, k, allow=allow, exclude=exclude, batch_size=batch_size)
+    assert same(found, reference.top_k(scores, k, allow, exclude))
+
+
+@pytest.mark.parametrize("flavour", ["normal", "heavy tails"])
+def test_pruning_survives_correlated_codes(flavour: str) -> None:
+    for seed in range(60):
+        catalogue = Catalogue(seed, 3000, 8, 64, 4, 1, flavour, True)
+        table = PQIndex(catalogue.codes, catalogue.codebooks).score_table(catalogue.query)
+        found = reference.recjpq_prune(table, catalogue.codes, 10, batch_size=1)
+        assert same(found, reference.top_k(reference.pq_scores(table, catalogue.codes), 10))
+
+
+def test_pruning_prunes_where_few_sub_items_matter() -> None:
+    catalogue = Catalogue(0, 3000, 8, 64, 4, 5, "one-hot split", False)
+    table = PQIndex(catalogue.codes, catalogue.codebooks).score_table(catalogue.query)
+    assert (reference.recjpq_prune(table, catalogue.codes, 10, batch_size=1).scored < 300).all()
+
+
+@law
+@given(catalogue=catalogues)
+def test_tables_have_the_same_bits_on_every_cpu_and_nearly_those_of_float64(catalogue: Catalogue) -> None:
+    index, query = PQIndex(catalogue.codes, catalogue.codebooks), catalogue.query
+    transposed = np.ascontiguousarray(catalogue.codebooks.transpose(0, 2, 1))
+    wanted = reference.score_table(query, transposed)
+    for cpu in on_every_cpu():
+        assert index.score_table(query).tobytes() == wanted.tobytes(), cpu
+    parts = query.reshape(len(query), catalogue.num_splits, -1).astype(np.float64)
+    size = np.einsum("umd,mbd->umb", abs(parts), abs(catalogue.codebooks.astype(np.float64)))
+    exact = np.einsum("umd,mbd->umb", parts, catalogue.codebooks.astype(np.float64))
+    assert (abs(wanted - exact) <= 1e-6 * size + 1e-44).all()
+
+
+DIGEST = """
+import hashlib, sys, warnings
+import numpy as np
+sys.modules["everyitem._native"] = None
+from everyitem.index import DenseIndex, PQIndex
+rng = np.random.default_rng(0)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    exec(sys.stdin.read())
+print(digest, [str(w.category.__name__) for w in caught])
+"""
+
+SEARCHES = """
+digest = hashlib.sha256()
+for flavour in range(4):
+    codes = rng.integers(0, 16, (500, 5), dtype=np.uint8)
+    codebooks = rng.integers(-2, 3, (5, 16, 7)).astype(np.float32) if flavour % 2 else rng.standard_normal((5, 16, 7))
+    query = rng.standard_normal((3, 35)).astype(np.float32)
+    rotation = np.eye(35)[rng.permutation(35)] if flavour > 1 else None
+    pq = PQIndex(codes, codebooks, rotation_DD=rotation)
+    for index in (pq, DenseIndex(pq.vectors(range(500)))):
+        index.remove([1, 2, 3])
+        exclude = rng.integers(-1, 500, (3, 9)).astype(np.int32)
+        for allow in (None, rng.random(500) < 0.1, rng.random((3, 500)) < 0.5):
+            for part in index.top_k(query, 20, allow=allow, exclude=exclude) + index.top_k(query, 600, deadline=0):
+                digest.update(part.tobytes())
+digest = digest.hexdigest()
+"""
+
+
+@pytest.mark.skipif(not CPUS, reason="this installation has no C++ core to compare with")
+def test_without_the_core_numpy_gives_the_same_bits_and_warns_once() -> None:
+    here = {"hashlib": hashlib, "np": np, "rng": np.random.default_rng(0), "PQIndex": PQIndex, "DenseIndex": DenseIndex}
+    exec(SEARCHES, here)
+    command = [sys.executable, "-c", DIGEST]
+    twin = subprocess.run(command, input=SEARCHES, capture_output=True, text=True, check=True)
+    assert twin.stdout.strip() == f"{here['digest']} ['RuntimeWarning']"
