@@ -1,0 +1,1 @@
+"""What comes next? Backbones, item embeddings, losses, training. Knows no index."""

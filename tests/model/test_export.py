@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from everyitem.model.encode import Encoder, equal_lengths
+from everyitem.model.export import export_onnx, history_length, torch_queries
+from everyitem.model.items import DenseItems
+from everyitem.model.transformer import GBERT4Rec, SASRec
+from everyitem.types import Histories
+
+D, LENGTH, NUM_ITEMS = 8, 6, 20
+
+
+@pytest.fixture(scope="module", params=[SASRec, GBERT4Rec])
+def exported(request, tmp_path_factory):
+    torch.manual_seed(0)
+    backbone = request.param(D, length=LENGTH, heads=2, dropout=0.5).eval()
+    path = tmp_path_factory.mktemp("model") / "encoder.onnx"
+    assert export_onnx(backbone, path) <= 1e-5
+    return backbone, Encoder(path, history_length(backbone)), path
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("length", [1, 2, LENGTH - 2, LENGTH - 1, LENGTH])
+def test_the_exported_encoder_is_the_torch_one(exported, length, rows):
+    backbone, encoder, _ = exported
+    x = torch.randn(rows, min(length, encoder.length), D, generator=torch.Generator().manual_seed(length))
+    with torch.inference_mode():
+        expected = backbone.last(x).numpy()
+    query = encoder(x.numpy())
+    assert query.dtype == np.float32
+    np.testing.assert_allclose(query, expected, rtol=0, atol=1e-5)
+
+
+def test_a_mask_takes_one_place_of_the_length(exported):
+    backbone, encoder, _ = exported
+    assert encoder.length == LENGTH - isinstance(backbone, GBERT4Rec)
+
+
+def test_torch_queries_are_those_of_every_history_alone(exported):
+    backbone, encoder, _ = exported
+    items = DenseItems(NUM_ITEMS, D)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, NUM_ITEMS, n).tolist() for n in (1, 9, 3, 6, 3, 5, 1, 40)]
+    queries = torch_queries(backbone, items, Histories.from_lists(rows), batch=2)
+    for query, row in zip(queries, rows, strict=True):
+        x = items(torch.tensor(row[-encoder.length :]))[None].detach()
+        np.testing.assert_allclose(query, encoder(x.numpy())[0], rtol=0, atol=1e-5)
+
+
+def test_groups_of_equal_length_hold_every_row_once():
+    rows = [[1], [2, 3, 4], [5], [6, 7], [8, 9, 10, 11], [12]]
+    groups = list(equal_lengths(Histories.from_lists(rows), 3, 2))
+    assert {int(u): ids.tolist() for us, block in groups for u, ids in zip(us, block, strict=True)} == {
+        u: row[-3:] for u, row in enumerate(rows)
+    }
+    assert sum(len(us) for us, _ in groups) == len(rows)
+    assert all(len(us) <= 2 and (ids >= 0).all() for us, ids in groups)
+
+
+def test_no_histories_are_no_groups():
+    assert list(equal_lengths(Histories.from_lists([]), 3, 2)) == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "missing", "text"])
+def test_a_damaged_encoder_is_one_line_that_names_the_file(exported, damage, tmp_path):
+    data = exported[2].read_bytes()
+    path = tmp_path / "encoder.onnx"
+    contents = {
+        "empty": b"",
+        "cut": data[: len(data) // 2],
+        "noise": np.random.default_rng(0).bytes(len(data)),
+        "text": b"{}",
+    }
+    if damage in contents:
+        path.write_bytes(contents[damage])
+    with pytest.raises(ValueError, match=r"encoder\.onnx: the encoder cannot be loaded") as caught:
+        Encoder(path, 5)
+    assert "\n" not in str(caught.value)
