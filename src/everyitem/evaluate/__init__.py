@@ -1,0 +1,1 @@
+"""How good, how fast? Unsampled metrics with intervals, timing, baselines."""
