@@ -1,0 +1,73 @@
+"""The command line: thin commands over the library, each importing what it needs when it runs.
+
+Exit codes: 0 done, 1 a check failed or the machine gave out, 2 the user's mistake (one line says which),
+130 interrupted.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from everyitem.cli import learn, look, use
+
+app = typer.Typer(
+    name="everyitem",
+    help="Exact recommendations from catalogues of millions to a billion items, on ordinary CPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+items_app = typer.Typer(help="Change the catalogue of a model without training.", no_args_is_help=True)
+
+app.command()(look.demo)
+app.command()(look.doctor)
+app.command()(learn.prepare)
+app.command()(learn.train)
+app.command()(learn.evaluate)
+app.command()(use.recommend)
+app.command()(use.index)
+app.add_typer(items_app, name="items")
+items_app.command("add")(use.items_add)
+items_app.command("remove")(use.items_remove)
+app.command()(use.export)
+app.command()(look.check)
+
+
+def main() -> NoReturn:
+    """Run a command; a mistake of the user ends in one line on stderr and exit code 2, never in a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except (
+        ValueError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        PermissionError,
+        BlockingIOError,
+    ) as error:
+        _fail(str(error), 2)
+    except (MemoryError, FloatingPointError, RuntimeError, OSError) as error:
+        _fail(f"{type(error).__name__}: {error}", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except Exception as error:
+        # typer's own usage errors (unknown option, missing argument) know how to show themselves
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        sys.exit(2)
+    except BrokenPipeError:
+        os._exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False).print(
+        f"[bold red]error:[/] {message}" if code != 130 else message, markup=True
+    )
+    sys.exit(code)

@@ -1,0 +1,91 @@
+"""Commands that go from a log to a measured model: prepare, train, evaluate."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from everyitem.cli.signature import options_of, with_options
+from everyitem.fit import fit
+
+LogFolder = Annotated[Path, typer.Argument(help="A log folder, or a .parquet or .csv file of interactions.")]
+ModelFolder = Annotated[Path, typer.Argument(help="A model folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def prepare(
+    source: Annotated[str, typer.Argument(help="A .csv or .parquet file, or a public data set's name.")],
+    log: Annotated[Path, typer.Argument(help="The log folder to write.")],
+    raw: Annotated[Path | None, typer.Option(help="Folder or archive with the data set's official raw files.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Attributes of your items (.csv or .parquet with item_id).")
+    ] = None,
+) -> None:
+    """Turn interactions into a log folder: your own csv or parquet file, or a public data set."""
+    from everyitem.data.sources import prepare as prepare_log
+
+    prepared = prepare_log(source, log, raw=raw, items=items)
+    Console().print(prepared)
+
+
+@with_options(options_of(fit, without=("show",)))
+def train(
+    log: LogFolder, model: Annotated[Path, typer.Argument(help="The model folder to write.")], **settings: Any
+) -> None:
+    """Train a recommender on a log. The defaults are what won on real data (docs/results.md)."""
+    from everyitem.data.interactions import read_log
+
+    console = Console()
+    events = read_log(log)
+    console.print(f"{events.num_events:,} events of {events.num_users:,} users on {events.num_items:,} items")
+    for note in events.notes:
+        console.print(f"[dim]note: {note}[/]")
+    fit(events, model, show=console.is_terminal, **settings)
+    metrics = json.loads((model / "metrics.json").read_text())
+    console.print(
+        f"validation NDCG@10 {metrics['validation_ndcg@10']:.4f} after {metrics['training_seconds']:,.0f} s "
+        f"({metrics['positions_per_second']:,.0f} positions/s); model: [bold]{model}[/]"
+    )
+
+
+def evaluate(
+    model: ModelFolder,
+    log: LogFolder,
+    against: Annotated[Path | None, typer.Option(help="Another model, compared user by user.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also popularity, repeat-last, Markov and ItemKNN.")] = False,
+    exclude_seen: Annotated[bool, typer.Option(help="Rank only items that the history does not hold.")] = False,
+    max_users: Annotated[
+        int | None, typer.Option(help="A random sample of so many test users; all by default.")
+    ] = None,
+    time_users: Annotated[int, typer.Option(help="Users that are timed one by one on one thread.")] = 500,
+    as_json: AsJson = False,
+) -> None:
+    """Unsampled NDCG, Recall and MRR on the model's own test users, with intervals, and milliseconds per user."""
+    from everyitem.evaluate import report
+    from everyitem.evaluate.heldout import evaluate_models
+    from everyitem.evaluate.run import compare
+
+    console = Console(stderr=as_json)
+    models = [model] if against is None else [model, against]
+    results = evaluate_models(
+        models,
+        log,
+        baselines=baselines,
+        exclude_seen=exclude_seen,
+        max_users=max_users,
+        time_users=time_users,
+        console=console,
+    )
+    plain = {name: result.to_json() for name, result in results.items()}
+    if as_json:
+        print(json.dumps(plain.pop(str(model)) | ({"others": plain} if plain else {})))
+        return
+    console.print(report.evaluation_table(plain[str(model)], title=str(model)))
+    if len(plain) > 1:
+        rows = report.rows_of(plain, ("ndcg@10", "recall@10", "recall@100"))
+        console.print(report.grid_table(rows, title="side by side"))
+    if against is not None:
+        differences = compare(results[str(model)], results[str(against)])
+        console.print(report.comparison_table(differences, a=str(model), b=str(against)))

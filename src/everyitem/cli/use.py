@@ -1,0 +1,215 @@
+"""Commands that use a model: recommend, index, items, export."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from everyitem.cli.learn import AsJson, ModelFolder
+
+
+def recommend(
+    model: ModelFolder,
+    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, separated by commas.")] = None,
+    users: Annotated[Path | None, typer.Option(help="A log: recommend for every user in it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --users: the .parquet file to write.")] = None,
+    k: Annotated[int, typer.Option(help="Items per user.")] = 10,
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition on item attributes, e.g. 'price < 50 and in_stock'.")
+    ] = None,
+    exclude_seen: Annotated[bool, typer.Option(help="Leave out items of the history.")] = True,
+    explain: Annotated[
+        bool, typer.Option(help="Say for every item which part of its code and of the history speaks for it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The k best items, exactly, for one history (--history) or for every user of a log (--users, --out)."""
+    from everyitem.recommender import load
+
+    if (history is None) == (users is None):
+        raise ValueError("give either --history a,b,c or --users LOG --out FILE")
+    recommender = load(model)
+    if users is not None:
+        _recommend_to_file(recommender, users, out, k, where, exclude_seen)
+        return
+    ids = recommender.parse_ids((history or "").split(","))
+    answer = recommender.answer([ids], k, where=where, exclude_seen=exclude_seen)
+    rows = answer.frame.drop("user_id").join(recommender.items, on="item_id", how="left", maintain_order="left")
+    records = rows.to_dicts()
+    if explain and not answer.fallback:
+        for record in records:
+            record["why"] = _why(recommender, ids, record["item_id"])
+    if as_json:
+        print(json.dumps(records, default=str))
+        return
+    console = Console()
+    if answer.unknown_ids:
+        console.print(f"[yellow]{answer.unknown_ids} of the history's ids are not in the catalogue and were skipped[/]")
+    if answer.fallback:
+        console.print("[yellow]no event of the history is known: these are the most popular items[/]")
+    console.print(_table(records))
+
+
+def _recommend_to_file(
+    recommender: Any, users: Path, out: Path | None, k: int, where: str | None, exclude_seen: bool
+) -> None:
+    from everyitem.serve.offline import recommend_to_parquet
+
+    if out is None:
+        raise ValueError("--users needs --out FILE.parquet")
+    count = recommend_to_parquet(
+        recommender, users, out, k=k, where=where, exclude_seen=exclude_seen, console=Console()
+    )
+    Console().print(f"{count:,} users -> {out}")
+
+
+def _why(recommender: Any, history: list[Any], item_id: Any) -> dict[str, Any]:
+    explanation = recommender.explain(history, item_id)
+    return {
+        "score": explanation.score,
+        "splits": explanation.splits.to_dicts(),
+        "history": explanation.history.head(3).to_dicts(),
+    }
+
+
+def _table(records: list[dict[str, Any]]) -> Table:
+    """Rank, id and score first, then as many attributes as there are."""
+    table = Table()
+    columns = [
+        "rank",
+        "item_id",
+        "score",
+        *[c for c in (records[0] if records else {}) if c not in ("rank", "item_id", "score")],
+    ]
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("rank", "score") else "left", overflow="fold")
+    for record in records:
+        table.add_row(*(_cell(column, record.get(column)) for column in columns))
+    return table
+
+
+def _cell(column: str, value: Any) -> str:
+    if column == "why":
+        near = ", ".join(f"{row['item_id']} ({row['similarity']:.2f})" for row in value["history"])
+        best = max(value["splits"], key=lambda row: row["score"])
+        return f"near {near}; split {best['split']} gives {best['score']:.2f} of {value['score']:.2f}"
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def index(
+    source: Annotated[
+        Path,
+        typer.Argument(help=".npy, .safetensors or .parquet embeddings, or a folder with codes.npy and codebooks.npy."),
+    ],
+    folder: Annotated[Path, typer.Argument(help="The index folder to write.", metavar="INDEX")],
+    num_splits: Annotated[int, typer.Option(help="Bytes per item (M).")] = 8,
+    rotate: Annotated[bool, typer.Option(help="Learn an OPQ rotation first.")] = True,
+    dense: Annotated[
+        bool, typer.Option(help="Keep the vectors as they are: no compression, exact float scores.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the k-means.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Build an index from another toolkit's embeddings or codes, and say what compression cost."""
+    from everyitem.index.dense import DenseIndex
+    from everyitem.index.embeddings import compression_report, read_codes, read_vectors
+    from everyitem.index.pq import PQIndex
+
+    if source.is_dir():
+        PQIndex(*read_codes(source / "codes.npy", source / "codebooks.npy")).save(folder)
+        report: dict[str, Any] = {}
+    else:
+        vectors, ids = read_vectors(source)
+        built = DenseIndex(vectors) if dense else PQIndex.from_embeddings(vectors, num_splits, rotate=rotate, seed=seed)
+        built.save(folder)
+        if ids is not None:
+            pl.DataFrame({"item_id": ids}).write_parquet(folder / "items.parquet")
+        report = {} if isinstance(built, DenseIndex) else compression_report(vectors, built)
+    if as_json:
+        print(json.dumps(report))
+        return
+    console = Console()
+    for name, value in report.items():
+        console.print(f"{name:>28}  {value:,.4g}" if isinstance(value, float) else f"{name:>28}  {value}")
+    console.print(f"index: [bold]{folder}[/]")
+
+
+def items_add(
+    model: ModelFolder,
+    file: Annotated[
+        Path, typer.Argument(help=".csv or .parquet: item_id, attributes, and `like`: known ids, separated by blanks.")
+    ],
+) -> None:
+    """Add items without training: each is placed among the known items that it is `like`."""
+    from everyitem.recommender import load
+
+    frame = _read_table(file)
+    if not {"item_id", "like"} <= set(frame.columns):
+        raise ValueError(f"{file}: needs the columns item_id and like; got {', '.join(frame.columns)}")
+    recommender = load(model)
+    like = [recommender.parse_ids(str(row).split()) for row in frame["like"]]
+    recommender.add_items(frame.drop("like"), like=like)
+    recommender.save(model)
+    Console().print(f"added {len(frame):,} items; the catalogue has {recommender.index.num_items:,}")
+
+
+def items_remove(
+    model: ModelFolder, file: Annotated[Path, typer.Argument(help=".csv or .parquet with a column item_id.")]
+) -> None:
+    """Remove items: they are never recommended again."""
+    from everyitem.recommender import load
+
+    frame = _read_table(file)
+    if "item_id" not in frame.columns:
+        raise ValueError(f"{file}: needs the column item_id; got {', '.join(frame.columns)}")
+    recommender = load(model)
+    recommender.remove_items(frame["item_id"].to_list())
+    recommender.save(model)
+    Console().print(f"removed {len(frame):,} items")
+
+
+def _read_table(file: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(file) if file.suffix == ".csv" else pl.read_parquet(file)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(
+            f"{file}: cannot be read as {file.suffix or 'parquet'} ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def export(
+    model: ModelFolder,
+    folder: Annotated[Path, typer.Argument(help="Folder to write .npy files to.", metavar="DIR")],
+    log: Annotated[Path | None, typer.Option(help="Log whose test histories become queries.")] = None,
+    queries: Annotated[int, typer.Option(help="Real query vectors to write (needs --log).")] = 0,
+) -> None:
+    """Write codes.npy and codebooks.npy (or vectors.npy), and real query vectors, for other tools and benchmarks."""
+    from everyitem.index.dense import DenseIndex
+    from everyitem.recommender import load
+
+    recommender = load(model)
+    found = recommender.index
+    arrays = {"vectors": found.vectors_ID} if isinstance(found, DenseIndex) else _codes_and_books(found)
+    if queries:
+        if log is None:
+            raise ValueError("--queries needs --log: real queries come from real histories")
+        from everyitem.data.interactions import read_log
+        from everyitem.evaluate.heldout import split_for
+
+        histories = split_for(recommender, read_log(log)).test.histories
+        chosen = np.random.default_rng(0).permutation(np.flatnonzero(histories.lengths > 0))[:queries]
+        arrays["queries"] = recommender.encode(histories.select(np.sort(chosen)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        Console().print(f"{folder / (name + '.npy')}  {array.dtype} {array.shape}")
+
+
+def _codes_and_books(index: Any) -> dict[str, Any]:
+    arrays = {"codes": index.codes_IM, "codebooks": index.codebooks_MBd}
+    return arrays if index.rotation_DD is None else arrays | {"rotation": index.rotation_DD}

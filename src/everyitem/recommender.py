@@ -1,0 +1,368 @@
+"""The one door between the wings: an encoder and an index become something that answers in the user's own ids.
+
+Works without torch. Inside, positions; at this door, ids (str or int64), frames and SQL.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from everyitem.data.interactions import read_log
+from everyitem.index.dense import DenseIndex
+from everyitem.index.files import load_index
+from everyitem.index.pq import PQIndex
+from everyitem.model.encode import Encoder, equal_lengths
+from everyitem.types import Floats, Histories, Ids, TopK
+
+EVENTS = "training_events"
+"""Column of a model's `items.parquet`: how often training saw the item; answers an empty history."""
+
+
+class Answer(NamedTuple):
+    """Recommendations, and what had to be decided on the way."""
+
+    frame: pl.DataFrame
+    """user_id, item_id, score, rank; users in the order asked, best item first."""
+    unknown_ids: int
+    """Events whose item the catalogue does not have; they were skipped."""
+    fallback: list[Any]
+    """Users without a known event: they got the most popular items, scored by their share of training events."""
+
+
+class Explanation(NamedTuple):
+    """Why an item has its score."""
+
+    score: float
+    splits: pl.DataFrame
+    """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. A dense index
+    has one split, and its sub-item is the item."""
+    history: pl.DataFrame
+    """item_id, similarity: the history's items nearest to the explained one (cosine), nearest first."""
+
+
+class Recommender:
+    """A trained recommender: histories in, the exact best items out.
+
+    Args:
+        encoder: item vectors of a history -> query.
+        index: the catalogue; also the source of the vectors of past items.
+        items: one row per position: item_id, attributes, and `training_events`.
+        metadata: what `recommender.json` holds: settings, versions, protocol, fingerprints.
+    """
+
+    def __init__(
+        self, encoder: Encoder, index: PQIndex | DenseIndex, items: pl.DataFrame, metadata: dict[str, Any]
+    ) -> None:
+        self.encoder, self.index, self.metadata = encoder, index, metadata
+        self._use(items)
+
+    def _use(self, items: pl.DataFrame) -> None:
+        self.items = items
+        self._order = items["item_id"].arg_sort().to_numpy()
+        self._sorted_ids = items["item_id"].sort()
+        self._by_popularity = np.argsort(-items[EVENTS].to_numpy(), kind="stable").astype(np.int32)
+
+    # positions ------------------------------------------------------------------------------------------------------
+
+    def encode(self, histories: Histories) -> Floats:
+        """(U, D) queries of non-empty histories of positions."""
+        out = np.empty((len(histories), self.index.dim), np.float32)
+        for rows, ids in equal_lengths(histories, self.encoder.length, batch=64):
+            out[rows] = self.encoder(self.index.vectors(ids.ravel()).reshape(*ids.shape, -1))
+        return out
+
+    def rank(
+        self, histories: Histories, k: int, *, exclude_seen: bool = False, allow: NDArray[Any] | None = None
+    ) -> TopK:
+        """The k best positions for every history of positions; empty ones get the most popular.
+
+        Args:
+            histories: U rows, oldest event first.
+            k: results per row.
+            exclude_seen: leave out the items of the row's history.
+            allow: (I,) bool; None allows all.
+
+        Returns:
+            TopK in the order of the index; the rows of empty histories score by share of training events.
+        """
+        empty = histories.lengths == 0
+        if not empty.any():
+            return self.index.top_k(
+                self.encode(histories), k, allow=allow, exclude=histories.padded() if exclude_seen else None
+            )
+        # every row starts as the popular one; the rows with a history are then overwritten
+        top: list[NDArray[Any]] = [np.repeat(part, len(histories), axis=0) for part in self._popular(k, allow)]
+        asked = np.flatnonzero(~empty)
+        if len(asked):
+            found = self.rank(histories.select(asked), k, exclude_seen=exclude_seen, allow=allow)
+            for out, part in zip(top, found, strict=True):
+                out[asked] = part
+        return TopK._make(top)
+
+    def _popular(self, k: int, allow: NDArray[Any] | None) -> TopK:
+        eligible = self._by_popularity[~self.index.removed_I[self._by_popularity]]
+        if allow is not None:
+            eligible = eligible[allow[eligible]]
+        events = self.items[EVENTS].to_numpy()
+        found = eligible[:k]
+        items, scores = np.full((1, k), -1, np.int32), np.full((1, k), -np.inf, np.float32)
+        items[0, : len(found)] = found
+        scores[0, : len(found)] = events[found] / max(1, events.sum())
+        bound = scores[:, -1] if len(eligible) > k else np.full(1, -np.inf, np.float32)
+        return TopK(items, scores, bound, np.zeros(1, np.int64))
+
+    # ids ------------------------------------------------------------------------------------------------------------
+
+    def positions(self, ids: pl.Series | list[Any]) -> Ids:
+        """Positions of external ids; -1 for an id that the catalogue does not have."""
+        wanted = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=None if ids else self._sorted_ids.dtype)
+        if wanted.dtype.is_integer():
+            wanted = wanted.cast(pl.Int64)
+        if len(wanted) and wanted.dtype != self._sorted_ids.dtype:
+            raise ValueError(f"item ids are {self._sorted_ids.dtype} in this model, got {wanted.dtype}; convert them")
+        slot = np.minimum(self._sorted_ids.search_sorted(wanted).to_numpy(), len(self._sorted_ids) - 1)
+        known = (self._sorted_ids.gather(slot) == wanted).to_numpy()
+        return np.where(known, self._order[slot], -1).astype(np.int32)
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_seen: bool = True,
+        exclude: list[Any] | None = None,
+    ) -> Any:
+        """The k best items for every history, exactly; always min(k, eligible) of them.
+
+        Args:
+            histories: a list of histories (each a list of item ids, oldest first), or a log as `read_log` takes it
+                (pandas, polars or pyarrow table, parquet/csv path, log folder) with one history per user.
+            k: items per user.
+            where: an SQL condition on the columns of `items`, e.g. "price < 50 and in_stock". Null counts as false.
+            exclude_seen: leave out what the history holds.
+            exclude: item ids that nobody shall get.
+
+        Returns:
+            A table of the caller's kind (polars for lists and paths) with user_id, item_id, score, rank. For lists
+            user_id is the row number. Warns when ids were unknown (skipped) or a history was empty (popularity).
+
+        Raises:
+            ValueError: k below 1, a condition that cannot be evaluated, ids of another type.
+        """
+        answer = self.answer(histories, k, where=where, exclude_seen=exclude_seen, exclude=exclude)
+        if answer.unknown_ids:
+            warnings.warn(
+                f"{answer.unknown_ids:,} events name items that this model does not have; skipped", stacklevel=2
+            )
+        if answer.fallback:
+            warnings.warn(
+                f"{len(answer.fallback):,} users without a known event got the most popular items", stacklevel=2
+            )
+        return _as_kind_of(answer.frame, histories)
+
+    def answer(
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        exclude_seen: bool = True,
+        exclude: list[Any] | None = None,
+    ) -> Answer:
+        """Like `recommend`, with the counts of what was skipped instead of warnings; always a polars frame."""
+        user_ids, rows, unknown = self._histories(histories)
+        top = self.rank(rows, k, exclude_seen=exclude_seen, allow=self._allow(where, exclude))
+        return Answer(self.table(user_ids, top), unknown, user_ids.gather(np.flatnonzero(rows.lengths == 0)).to_list())
+
+    def table(self, user_ids: pl.Series, top: TopK) -> pl.DataFrame:
+        """A top-K in the user's own ids: user_id, item_id, score, rank."""
+        found = top.items >= 0
+        user, column = np.nonzero(found)
+        return pl.DataFrame(
+            {
+                "user_id": user_ids.gather(user),
+                "item_id": self.items["item_id"].gather(top.items[found]),
+                "score": top.scores[found],
+                "rank": (column + 1).astype(np.int32),
+            }
+        )
+
+    def parse_ids(self, texts: list[str]) -> list[Any]:
+        """Ids typed by a person, in the type of this model's ids.
+
+        Raises:
+            ValueError: the model's ids are integers and a text is not one.
+        """
+        stripped = [text.strip() for text in texts if text.strip()]
+        if not self._sorted_ids.dtype.is_integer():
+            return stripped
+        try:
+            return [int(text) for text in stripped]
+        except ValueError:
+            raise ValueError(f"item ids of this model are integers; got {', '.join(stripped)}") from None
+
+    def _histories(self, source: Any) -> tuple[pl.Series, Histories, int]:
+        if isinstance(source, list | tuple):
+            if any(not isinstance(row, list | tuple) for row in source):
+                raise ValueError("histories must be a list of lists of item ids, e.g. [['a', 'b']] for one user")
+            found = self.positions([item for row in source for item in row])
+            stops = np.cumsum([len(row) for row in source], dtype=np.int64)
+            starts = stops - np.array([len(row) for row in source], np.int64)
+            rows, user_ids = (
+                Histories(np.arange(len(found), dtype=np.int32), starts, stops),
+                pl.Series(np.arange(len(source))),
+            )
+        else:
+            log = read_log(source)
+            found, rows, user_ids = self.positions(log.items["item_id"]), log.histories, log.user_ids
+        known = rows.translate(found)
+        return user_ids, known, int(rows.lengths.sum() - known.lengths.sum())
+
+    def _allow(self, where: str | None, exclude: list[Any] | None) -> NDArray[np.bool_] | None:
+        allow = None if where is None else self.matching(where)
+        if exclude:
+            allow = np.ones(len(self.items), bool) if allow is None else allow
+            positions = self.positions(exclude)
+            allow[positions[positions >= 0]] = False
+        return allow
+
+    def matching(self, where: str) -> NDArray[np.bool_]:
+        """(I,) bool: the items for which an SQL condition on the attributes is true.
+
+        Raises:
+            ValueError: the condition is not SQL, names an unknown column, or is not true/false.
+        """
+        try:
+            mask = self.items.select(pl.sql_expr(where).alias("where"))["where"]
+        except (pl.exceptions.PolarsError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"where={where!r}: {reason}. Columns: {', '.join(self.items.columns)}") from None
+        if mask.dtype != pl.Boolean or len(mask) not in (1, len(self.items)):
+            raise ValueError(
+                f"where={where!r} gives {mask.dtype}, not true or false per item; compare a column with a value"
+            )
+        return np.array(np.broadcast_to(mask.fill_null(False).to_numpy(), len(self.items)))
+
+    def explain(self, history: list[Any], item_id: Any) -> Explanation:
+        """Why `item_id` scores as it does after `history`: its sub-items' shares, and the history's nearest items.
+
+        Raises:
+            ValueError: the item, or every event of the history, is unknown.
+        """
+        position = self._known(item_id)
+        _, rows, _ = self._histories([history])
+        if not len(rows[0]):
+            raise ValueError("no event of the history is known to this model, so there is no score to explain")
+        query = self.encode(rows)
+        score = self.index.scores(query, np.array([[position]], np.int32))[0, 0]
+        past = np.unique(rows[0])
+        vectors = self.index.vectors(np.append(past, position).astype(np.int32))
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        nearest = pl.DataFrame({"item_id": self.items["item_id"].gather(past), "similarity": unit[:-1] @ unit[-1]})
+        nearest = nearest.sort("similarity", descending=True, maintain_order=True)
+        return Explanation(float(score), self._splits(query, position, score), nearest)
+
+    def _splits(self, query: Floats, position: int, score: np.float32) -> pl.DataFrame:
+        if isinstance(self.index, DenseIndex):
+            return pl.DataFrame({"split": [0], "sub_item": [position], "score": [score]})
+        sub_items, splits = self.index.codes_IM[position], np.arange(self.index.num_splits)
+        scores = self.index.score_table(query)[0, splits, sub_items]
+        return pl.DataFrame({"split": splits, "sub_item": sub_items, "score": scores})
+
+    def similar_items(self, item_id: Any, k: int = 10) -> pl.DataFrame:
+        """The k items with the largest inner product with the vector of `item_id`: item_id, score, rank."""
+        position = np.array([self._known(item_id)], np.int32)
+        top = self.index.top_k(self.index.vectors(position), k, exclude=position[None])
+        return self.table(pl.Series([item_id]), top).drop("user_id")
+
+    def _known(self, item_id: Any) -> int:
+        position = int(self.positions([item_id])[0])
+        if position < 0:
+            raise ValueError(f"item {item_id!r} is not in the catalogue of this model")
+        return position
+
+    # changes --------------------------------------------------------------------------------------------------------
+
+    def add_items(self, items: pl.DataFrame, *, like: list[list[Any]]) -> Ids:
+        """Add items without training; they can be recommended at once.
+
+        A new item is placed at the mean vector of the known items it is `like`, for example of its category or brand.
+
+        Args:
+            items: item_id and any of the attributes; missing ones become null.
+            like: for every new item the ids of known items, at least one.
+
+        Returns:
+            Positions of the new items.
+
+        Raises:
+            ValueError: an id that exists already or twice, or `like` names no known item.
+        """
+        ids = items["item_id"].cast(self._sorted_ids.dtype)
+        if (self.positions(ids) >= 0).any() or ids.n_unique() < len(ids):
+            raise ValueError("an item_id is already in the catalogue or given twice; ids must be new and unique")
+        models = [self.positions(row) for row in like]
+        if len(models) != len(items) or any(not (model >= 0).any() for model in models):
+            raise ValueError("every new item needs at least one known item that it is like")
+        vectors = np.stack([self.index.vectors(model[model >= 0]).mean(0) for model in models])
+        added = self.index.add(vectors=vectors)
+        new = items.with_columns(ids, pl.lit(0).cast(self.items.schema[EVENTS]).alias(EVENTS))
+        extended = pl.concat(
+            [self.items, new.select(c for c in self.items.columns if c in new.columns)], how="diagonal_relaxed"
+        )
+        self._use(extended)
+        return added
+
+    def remove_items(self, item_ids: list[Any]) -> None:
+        """Never recommend these again; histories may still hold them. Unknown ids raise ValueError."""
+        self.index.remove(np.array([self._known(item_id) for item_id in item_ids], np.int32))
+
+    # files ----------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write catalogue and index to a model folder that already holds the encoder (see `fit`)."""
+        folder = Path(folder)
+        self.index.save(folder / "index")
+        temporary = folder / "items.parquet.new"
+        self.items.write_parquet(temporary)
+        temporary.replace(folder / "items.parquet")
+        (folder / "recommender.json").write_text(json.dumps(self.metadata, indent=2) + "\n")
+
+
+def load(folder: str | Path) -> Recommender:
+    """Open a model folder. Needs no torch; the index is memory-mapped and its checksums are verified.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: a part is damaged or does not belong to the others.
+    """
+    folder = Path(folder)
+    if not (folder / "recommender.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no model here (recommender.json is missing); train one with `everyitem train`"
+        )
+    try:
+        metadata = json.loads((folder / "recommender.json").read_text())
+        items = pl.read_parquet(folder / "items.parquet", memory_map=True)
+    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{folder}: damaged ({str(error).splitlines()[0]}); copy or train the model again") from None
+    index = load_index(folder / "index")
+    if not isinstance(index, PQIndex | DenseIndex) or len(items) != index.num_items:
+        raise ValueError(
+            f"{folder}: items.parquet has {len(items):,} rows and the index {index.num_items:,} items; "
+            "they do not belong together. Copy or train the model again"
+        )
+    return Recommender(Encoder(folder / "encoder.onnx", metadata["history_length"]), index, items, metadata)
+
+
+def _as_kind_of(frame: pl.DataFrame, source: Any) -> Any:
+    kind = type(source).__module__.split(".")[0]
+    if kind == "pandas":
+        return frame.to_pandas()
+    return frame.to_arrow() if kind == "pyarrow" else frame

@@ -1,0 +1,1 @@
+"""Who is asking? Batch files now; HTTP later. Torch-free."""
