@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,31 +12,31 @@ import numpy as np
 import polars as pl
 
 import everyitem
+from everyitem.compress import CodesName
 from everyitem.data.batches import Batches, windows
 from everyitem.data.interactions import Log
 from everyitem.data.splits import Holdout, Split, SplitName, split_log
 from everyitem.evaluate.measures import ndcg, ranks_of
 from everyitem.index.dense import DenseIndex
+from everyitem.index.files import load_index
 from everyitem.index.pq import PQIndex
 from everyitem.model.encode import Encoder
 from everyitem.recommender import EVENTS, Recommender, load
 from everyitem.types import Histories
 
 if TYPE_CHECKING:  # torch is imported where training starts, so that the signature can be read without it
-    from everyitem.compress.ties import TieReport
-    from everyitem.model.items import Items
+    from everyitem.model.items import Items, PQItems
     from everyitem.model.train import Progressed
     from everyitem.model.transformer import Backbone
 
 BackboneName = Literal["sasrec", "gbert4rec"]
 ItemsName = Literal["pq", "dense"]
 LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
-CodesName = Literal["svd", "svd-rank", "bpr", "random", "kmeans"]
 
-INITIAL_SCALE = 0.1
-"""Root mean square of sub-items that start from centroids; between .03 and .3 it hardly matters (docs/log.md)."""
-_NOT_SETTINGS = ("log", "folder", "resume", "show", "threads")
-"""Arguments of `fit` that do not shape the result."""
+LARGEST_DENSE_START = 200_000
+"""Items up to which a dense model is trained first and items get 32 bytes; docs/results.md has the reasons."""
+_NOT_SETTINGS = ("log", "folder", "resume", "show", "threads", "small")
+"""Locals of `fit` that are no settings of the result."""
 
 
 def fit(
@@ -47,12 +46,12 @@ def fit(
     backbone: BackboneName = "sasrec",
     items: ItemsName = "pq",
     loss: LossName = "softmax",
-    codes: CodesName = "kmeans",
-    num_splits: int = 8,
-    dim: int = 128,
+    codes: CodesName | None = None,
+    num_splits: int | None = None,
+    dim: int = 64,
     blocks: int = 2,
     length: int = 50,
-    dropout: float = 0.3,
+    dropout: float = 0.2,
     num_negatives: int = 1024,
     learning_rate: float = 1e-3,
     batch_positions: int = 1600,
@@ -77,8 +76,10 @@ def fit(
         backbone: "sasrec" (causal) or "gbert4rec" (masked, bidirectional).
         items: "pq" (shared sub-items, frozen byte codes) or "dense" (a vector per item).
         loss: "softmax" (sampled), "gbce", "bce", or "full-softmax" (chunked).
-        codes: how PQ codes are assigned, see `compress.codes`.
-        num_splits: M, bytes per item.
+        codes: how PQ codes are assigned. "dense" spends half of the time on a dense model, compresses its vectors
+            (OPQ) and trains on from there; the others need the log alone, for catalogues whose dense table is too big.
+            None: "dense" up to 200,000 items, "kmeans" beyond.
+        num_splits: M, bytes per item. None: 32 up to 200,000 items, 8 beyond.
         dim: D, a multiple of `num_splits`.
         blocks: attention blocks.
         length: T, events of a history that the model sees.
@@ -102,6 +103,9 @@ def fit(
     Raises:
         ValueError: settings that do not fit each other, or `resume` with other settings than the checkpoint's.
     """
+    small = log.num_items <= LARGEST_DENSE_START
+    codes = codes or ("dense" if small else "kmeans")
+    num_splits = num_splits or (32 if small else 8)
     settings = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     import torch
 
@@ -120,7 +124,8 @@ def fit(
     network: Backbone = (SASRec if backbone == "sasrec" else GBERT4Rec)(
         dim, blocks=blocks, length=length, dropout=dropout
     )
-    table, coding = _items(parts.train, items, codes, num_splits, dim, seed, folder / "training" / "codes.npz")
+    training = folder / "training"
+    table, facts = _items(log, parts.train, training, settings, network, threads=threads, resume=resume, show=show)
     rows = windows(parts.train.histories, length if network.objective == "next" else length - 1)
     base_rate = math.log(log.num_items)
     functions: dict[str, Loss] = {
@@ -132,13 +137,13 @@ def fit(
     state = train(
         Objective(network, table, functions[loss]),
         Batches(rows, positions=batch_positions, seed=seed),
-        folder / "training",
+        training,
         validate=partial(_validation_ndcg, network, table, parts.valid, threads),
         num_negatives=1 if loss == "bce" else num_negatives,
         negatives_per_position=loss == "bce",
         learning_rate=learning_rate,
         epochs=epochs,
-        minutes=minutes,
+        minutes=_half(minutes) if "dense_start" in facts else minutes,
         patience=patience,
         validate_every=validate_every,
         seed=seed,
@@ -147,57 +152,68 @@ def fit(
     )
     metadata = _metadata(network, settings, log, parts)
     _write(folder, network, table, log, parts.train.histories, metadata)
-    _write_metrics(folder, state, coding, metadata)
+    _write_metrics(folder, state, facts, metadata)
     return load(folder)
 
 
-def assign_codes(
-    histories: Histories, num_items: int, kind: CodesName, num_splits: int, dim: int, seed: int
-) -> tuple[Any, Any, "TieReport"]:
-    """Codes (I, M) without ties, codebooks (M, B, D / M) to start from or None, and what ties there were."""
-    from everyitem.compress import codes as coding
-    from everyitem.compress.ties import break_ties
-
-    simple: dict[str, Callable[..., Any]] = {
-        "svd": coding.svd_codes,
-        "svd-rank": coding.svd_rank_codes,
-        "bpr": coding.bpr_codes,
-        "random": coding.random_codes,
-    }
-    codebooks = None
-    if kind in simple:
-        codes_IM = simple[kind](histories, num_items, num_splits, seed=seed)
-    else:
-        codes_IM, codebooks, _ = coding.kmeans_codes(histories, num_items, num_splits, dim=dim, seed=seed)
-    unique_IM, ties = break_ties(codes_IM, seed=seed, codebooks_MBd=codebooks)
-    return unique_IM, codebooks, ties
-
-
 def _items(
-    train_log: Log, items: ItemsName, codes: CodesName, num_splits: int, dim: int, seed: int, path: Path
+    log: Log, train_log: Log, training: Path, settings: dict[str, Any], network: "Backbone", **running: Any
 ) -> tuple["Items", dict[str, Any]]:
-    """Item embeddings, and what there is to say about their codes. `path` keeps the codes for a resumed run."""
-    from everyitem.model.items import DenseItems, PQItems
+    """Item embeddings, and what there is to say about them for `metrics.json`."""
+    from safetensors.torch import load_file
 
-    if items == "dense":
-        return DenseItems(train_log.num_items, dim), {}
-    started = time.perf_counter()
+    from everyitem.model.items import DenseItems
+
+    if settings["items"] == "dense":
+        return DenseItems(log.num_items, settings["dim"]), {}
+    if settings["codes"] != "dense":
+        return _pq_items(train_log, settings, training)
+    dense = training / "dense"
+    if not (training / "codes.npz").is_file():
+        fit(log, dense, **(settings | {"items": "dense", "minutes": _half(settings["minutes"])}), **running)
+    network.load_state_dict(load_file(dense / "encoder.safetensors"))
+    table, facts = _pq_items(train_log, settings, training)
+    return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
+
+
+def _half(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes / 2
+
+
+def _pq_items(train_log: Log, settings: dict[str, Any], folder: Path) -> tuple["PQItems", dict[str, Any]]:
+    """PQ item embeddings, and what there is to say about their codes, which are kept for a resumed run."""
+    from everyitem.compress.assign import Assigned, assign_codes, compress_vectors
+    from everyitem.model.items import PQItems
+
+    started, path = time.perf_counter(), folder / "codes.npz"
+    num_splits, dim, seed = settings["num_splits"], settings["dim"], settings["seed"]
     if not path.is_file():
-        codes_IM, codebooks, ties = assign_codes(train_log.histories, train_log.num_items, codes, num_splits, dim, seed)
-        facts = np.array([time.perf_counter() - started, *ties])
-        np.savez(path, codes=codes_IM, facts=facts, **({} if codebooks is None else {"codebooks": codebooks}))
+        if settings["codes"] == "dense":
+            vectors = np.array(load_dense(folder / "dense" / "index").vectors_ID)
+            found = compress_vectors(vectors, num_splits, seed=seed)
+        else:
+            histories, num_items = train_log.histories, train_log.num_items
+            found = assign_codes(histories, num_items, settings["codes"], num_splits, dim=dim, seed=seed)
+        temporary = folder / "codes.new.npz"
+        np.savez(temporary, seconds=time.perf_counter() - started, **found.arrays())  # type: ignore[arg-type]
+        temporary.replace(path)
     with np.load(path, allow_pickle=False) as stored:
-        codes_IM, codebooks, facts = stored["codes"], stored.get("codebooks"), stored["facts"]
-    if codebooks is not None:
-        codebooks = codebooks * (INITIAL_SCALE / max(float(np.sqrt(np.mean(codebooks**2))), 1e-12))
-    names = ("coding_seconds", "tied_before", "largest_tie_before", "tied_after", "largest_tie_after", "codes_changed")
-    return PQItems(codes_IM, dim, codebooks_MBd=codebooks), dict(zip(names, facts.tolist(), strict=True))
+        assigned, seconds = Assigned.from_arrays(dict(stored)), float(stored["seconds"])
+    table = PQItems(assigned.codes_IM, dim, codebooks_MBd=assigned.codebooks_MBd, rotation_DD=assigned.rotation_DD)
+    return table, {"coding_seconds": seconds, "ties": assigned.ties._asdict()}
+
+
+def load_dense(folder: Path) -> DenseIndex:
+    """A dense index from its folder."""
+    index = load_index(folder)
+    assert isinstance(index, DenseIndex)
+    return index
 
 
 def build_index(table: "Items") -> PQIndex | DenseIndex:
     """The index of trained item embeddings."""
     arrays: dict[str, Any] = table.arrays()
-    return DenseIndex(arrays["vectors"]) if "vectors" in arrays else PQIndex(arrays["codes"], arrays["codebooks"])
+    return DenseIndex(**arrays) if "vectors_ID" in arrays else PQIndex(**arrays)
 
 
 def _validation_ndcg(network: "Backbone", table: "Items", valid: Holdout, threads: int | None) -> float:
@@ -263,12 +279,12 @@ def _write(
     (folder / "README.md").write_text(_model_card(metadata))
 
 
-def _write_metrics(folder: Path, state: "Progressed", coding: dict[str, Any], metadata: dict[str, Any]) -> None:
+def _write_metrics(folder: Path, state: "Progressed", facts: dict[str, Any], metadata: dict[str, Any]) -> None:
     metrics = {
         "protocol": metadata["protocol"],
         "validation_ndcg@10": state.best,
         "training_seconds": state.seconds,
-        **coding,
+        **facts,
         "updates": state.updates,
         "positions": state.positions,
         "positions_per_second": state.positions / max(state.seconds, 1e-9),

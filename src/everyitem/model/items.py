@@ -28,8 +28,8 @@ class DenseItems(nn.Module):
         return _dot(hidden_ND, self(ids))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What the index is built from: `vectors` (I, D) float32."""
-        return {"vectors": self.vectors.detach().float().cpu().numpy()}
+        """What the index is built from: `vectors_ID` float32."""
+        return {"vectors_ID": self.vectors.detach().float().cpu().numpy()}
 
 
 class PQItems(nn.Module):
@@ -42,12 +42,21 @@ class PQItems(nn.Module):
         dim: D, a multiple of M.
         codebooks_MBd: initial sub-items, for example the centroids of k-means codes; None draws them uniformly from
             +-0.05 like the published code.
+        rotation_DD: frozen orthonormal matrix into the space of the sub-items (OPQ), so that a backbone trained with
+            other item vectors can go on with their codes: vector(i) = rotation.T @ concat(...). None: the identity.
     """
 
     codes: Tensor
+    offsets: Tensor
+    rotation: Tensor | None
 
     def __init__(
-        self, codes_IM: NDArray[np.uint8], dim: int, *, codebooks_MBd: NDArray[np.float32] | None = None
+        self,
+        codes_IM: NDArray[np.uint8],
+        dim: int,
+        *,
+        codebooks_MBd: NDArray[np.float32] | None = None,
+        rotation_DD: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
         self.num_items, self.num_splits = codes_IM.shape
@@ -61,13 +70,13 @@ class PQItems(nn.Module):
         self.sub_items = nn.Parameter(start)
         self.register_buffer("codes", torch.from_numpy(np.ascontiguousarray(codes_IM)))
         self.register_buffer("offsets", torch.arange(self.num_splits) * num_sub_items, persistent=False)
-
-    offsets: Tensor
+        self.register_buffer("rotation", None if rotation_DD is None else torch.tensor(rotation_DD))
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) int positions -> (..., D)."""
         codes = F.embedding(ids.long(), self.codes).long() + self.offsets
-        return F.embedding(codes, self.sub_items.flatten(0, 1)).flatten(-2)
+        vectors = F.embedding(codes, self.sub_items.flatten(0, 1)).flatten(-2)
+        return vectors if self.rotation is None else vectors @ self.rotation
 
     def scores(self, hidden_ND: Tensor, ids: Tensor) -> Tensor:
         """(N, K) scores of candidates: ids (K,) shared by all rows, or (N, K).
@@ -77,13 +86,16 @@ class PQItems(nn.Module):
         """
         if ids.dim() == 1:
             return _dot(hidden_ND, self(ids))
+        hidden_ND = hidden_ND if self.rotation is None else hidden_ND @ self.rotation.T
         table = torch.einsum("nmd,mbd->nmb", hidden_ND.view(len(hidden_ND), self.num_splits, -1), self.sub_items)
         codes = (F.embedding(ids.long(), self.codes).long() + self.offsets).flatten(1)
         return table.flatten(1).gather(1, codes).view(*ids.shape, self.num_splits).sum(-1)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What the index is built from: `codes` (I, M) uint8 and `codebooks` (M, B, D/M) float32."""
-        return {"codes": self.codes.cpu().numpy(), "codebooks": self.sub_items.detach().float().cpu().numpy()}
+        """What the index is built from: `codes_IM` uint8, `codebooks_MBd` float32 and, if any, `rotation_DD`."""
+        codebooks = self.sub_items.detach().float().cpu().numpy()
+        rotation = {} if self.rotation is None else {"rotation_DD": self.rotation.cpu().numpy()}
+        return {"codes_IM": self.codes.cpu().numpy(), "codebooks_MBd": codebooks, **rotation}
 
 
 Items = DenseItems | PQItems

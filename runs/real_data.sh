@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Trains and evaluates every model on the real data sets and writes docs/results/<data set>/<model>.json.
+#
+#   EVERYITEM_DATA=<folder of log folders> runs/real_data.sh WORK [MINUTES] [DATA SET ...]
+#
+# Every model of a data set gets the same MINUTES of training on one thread (default 3). WORK keeps the models.
+# What is already in docs/results is not done again: delete a file to repeat it. Then: python runs/tabulate.py
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+data=${EVERYITEM_DATA:?set EVERYITEM_DATA to the folder that holds the log folders}
+work=${1:?name a folder for the models}
+minutes=${2:-3}
+sets=("${@:3}")
+[[ ${#sets[@]} -gt 0 ]] || sets=(amazon14-beauty amazon14-sports amazon18-videogames uci-online-retail globo-news oss-edits-thin oss-edits)
+everyitem=.venv/bin/everyitem
+export OMP_NUM_THREADS=1
+
+run() { # data set, model name, options of `everyitem train`
+    local set=$1 name=$2 out=docs/results/$1/$2.json model=$work/$1/$2
+    shift 2
+    [[ -e $out ]] && return
+    mkdir -p "docs/results/$set"
+    "$everyitem" train "$data/$set" "$model" --threads 1 --minutes "$minutes" "$@"
+    # the baselines are the same for every model of a data set: once is enough
+    local baselines=()
+    [[ $name == sasrec-pq ]] && baselines=(--baselines)
+    "$everyitem" evaluate "$model" "$data/$set" --max-users 20000 --json "${baselines[@]}" >"$model/evaluation.json"
+    .venv/bin/python - "$model" >"$out.part" <<'PY'
+import json, pathlib, sys
+
+model = pathlib.Path(sys.argv[1])
+read = lambda name: json.loads((model / name).read_text())
+print(json.dumps(read("evaluation.json") | {"training": read("metrics.json"), "settings": read("recommender.json")["settings"]}, indent=1))
+PY
+    mv "$out.part" "$out"
+}
+
+# model by model, so that an interrupted run has the first models of every set
+for set in "${sets[@]}"; do run "$set" sasrec-pq; done
+for set in "${sets[@]}"; do
+    # a dense table of 1.3M items costs 1 GB per 64 dimensions with its optimiser, and a full update every step
+    [[ $set == oss-edits ]] || run "$set" sasrec-dense --items dense
+done
+for set in "${sets[@]}"; do run "$set" gsasrec-pq --loss gbce --num-negatives 256; done
+for set in "${sets[@]}"; do run "$set" gbert4rec-pq --backbone gbert4rec --loss gbce --num-negatives 256; done

@@ -1,0 +1,73 @@
+"""Gives every item of a catalogue its code, by the strategy asked for, and breaks ties. Knows no training."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everyitem.compress import CodesName
+from everyitem.compress import codes as strategies
+from everyitem.compress.ties import TieReport, break_ties
+from everyitem.quantise import Codes, Quantised
+from everyitem.types import Floats, Histories
+
+INITIAL_SCALE = 0.1
+"""Root mean square of sub-items that start from centroids of co-occurrence; from .03 to .3 it hardly matters."""
+
+
+class Assigned(NamedTuple):
+    """Codes of a catalogue, and what item embeddings can start from."""
+
+    codes_IM: Codes
+    codebooks_MBd: Floats | None
+    """Sub-items to start from; None where the strategy has no vectors."""
+    rotation_DD: Floats | None
+    """Into the space of the codebooks; None: the identity."""
+    ties: TieReport
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, for a file."""
+        named = {"codes_IM": self.codes_IM, "codebooks_MBd": self.codebooks_MBd, "rotation_DD": self.rotation_DD}
+        return {name: array for name, array in named.items() if array is not None} | {"ties": np.array(self.ties)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> "Assigned":
+        """The inverse of `arrays`."""
+        ties = TieReport(*arrays["ties"].tolist())
+        return cls(arrays["codes_IM"], arrays.get("codebooks_MBd"), arrays.get("rotation_DD"), ties)
+
+
+def assign_codes(
+    histories: Histories, num_items: int, kind: CodesName, num_splits: int, *, dim: int, seed: int
+) -> Assigned:
+    """Codes from the training histories alone: every strategy but "dense".
+
+    Args:
+        histories: training events.
+        num_items: I.
+        kind: "kmeans" (wide SVD, OPQ), "svd-rank", "svd" (the paper's), "bpr" or "random".
+        num_splits: M.
+        dim: D of the model: the width of the SVD for "kmeans".
+        seed: of everything random.
+    """
+    if kind == "kmeans":
+        codes_IM, codebooks_MBd, _ = strategies.kmeans_codes(histories, num_items, num_splits, dim=dim, seed=seed)
+        scale = INITIAL_SCALE / max(float(np.sqrt(np.mean(codebooks_MBd**2))), 1e-12)
+        codes_IM, ties = break_ties(codes_IM, seed=seed, codebooks_MBd=codebooks_MBd)
+        # the model is as free to learn in the rotated space as in the original one, so the rotation is left out
+        return Assigned(codes_IM, codebooks_MBd * np.float32(scale), None, ties)
+    function = {
+        "svd-rank": strategies.svd_rank_codes,
+        "svd": strategies.svd_codes,
+        "bpr": strategies.bpr_codes,
+        "random": strategies.random_codes,
+    }[kind]
+    codes_IM, ties = break_ties(function(histories, num_items, num_splits, seed=seed), seed=seed)
+    return Assigned(codes_IM, None, None, ties)
+
+
+def compress_vectors(vectors_ID: Floats, num_splits: int, *, seed: int) -> Assigned:
+    """Codes, sub-items and rotation that stand for trained item vectors (OPQ): the start of "dense" codes."""
+    found: Quantised = strategies.vector_codes(vectors_ID, num_splits, seed=seed)
+    codes_IM, ties = break_ties(found.codes_IM, seed=seed, codebooks_MBd=found.codebooks_MBd)
+    return Assigned(codes_IM, found.codebooks_MBd, found.rotation_DD, ties)
