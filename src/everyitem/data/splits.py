@@ -1,14 +1,13 @@
 """Splits a log into what a model may learn from and what it is asked. Copies no events: histories are views."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from everyitem.data import SplitName
 from everyitem.data.interactions import Log
 from everyitem.types import Histories, Ids
-
-SplitName = Literal["leave-one-out", "time"]
 
 
 class Holdout(NamedTuple):

@@ -1,0 +1,79 @@
+"""The table of a catalogue: item_id and attributes, row i for position i. Knows no events, model or index."""
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from everyitem.data.columns import UNREADABLE
+
+# polars would open the files and addresses that a condition's subquery names, before it refuses the subquery
+SUBQUERY = re.compile(r"\(\s*(select|values)\b|from\b.*read_", re.IGNORECASE | re.DOTALL)
+
+
+def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
+    """(I,) bool: the items for which an SQL condition on the columns is true; null counts as false.
+
+    Raises:
+        ValueError: the condition is not SQL, names an unknown column, is not true/false, or has a subquery.
+    """
+    columns = f"Columns: {', '.join(items.columns)}"
+    try:
+        if SUBQUERY.search(where):
+            raise ValueError("a condition on the columns is needed, without subqueries")
+        mask = items.select(pl.sql_expr(where).alias("where"))["where"]
+    except (*UNREADABLE, ValueError) as error:
+        raise ValueError(f"where={where!r}: {_first_line(error)}. {columns}") from None
+    if mask.dtype != pl.Boolean or len(mask) not in (1, len(items)):
+        raise ValueError(
+            f"where={where!r} gives {mask.dtype}, not true or false per item; compare a column with a value. {columns}"
+        )
+    return np.array(np.broadcast_to(mask.fill_null(False).to_numpy(), len(items)))
+
+
+def ids_as(dtype: pl.DataType, ids: pl.Series | list[Any]) -> pl.Series:
+    """Ids as a series of the catalogue's type.
+
+    Raises:
+        ValueError: they are of another type.
+    """
+    try:
+        if not isinstance(ids, pl.Series):
+            return pl.Series(ids, dtype=dtype)
+        found = ids.cast(pl.Int64) if ids.dtype.is_integer() else ids
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"item ids are {dtype} in this model; {_first_line(error)}. Convert them") from None
+    if found.dtype != dtype:
+        raise ValueError(f"item ids are {dtype} in this model, got {found.dtype}; convert them")
+    return found
+
+
+def extended(items: pl.DataFrame, new: pl.DataFrame, *, given: dict[str, Any]) -> pl.DataFrame:
+    """The catalogue with new items at its end: their known attributes in the catalogue's types, the others null.
+
+    Args:
+        items: the catalogue.
+        new: item_id and any attributes; unknown ones are left out.
+        given: columns that new items have this value in, whatever `new` says.
+
+    Raises:
+        ValueError: an id that is null, there already or given twice, or an attribute of another type.
+    """
+    if "item_id" not in new.columns:
+        raise ValueError(f"new items need a column item_id; got {', '.join(new.columns)}")
+    known = {name: dtype for name, dtype in items.schema.items() if name in new.columns and name not in given}
+    try:
+        rows = new.select(pl.col(name).cast(dtype) for name, dtype in known.items())
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"the new items do not have the catalogue's types ({_first_line(error)})") from None
+    rows = rows.with_columns(pl.lit(value, items.schema[name]).alias(name) for name, value in given.items())
+    ids = rows["item_id"]
+    if ids.null_count() or ids.n_unique() < len(ids) or ids.is_in(items["item_id"].implode()).any():
+        raise ValueError("an item_id is null, given twice or already in the catalogue; ids must be new and unique")
+    return pl.concat([items, rows], how="diagonal")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
