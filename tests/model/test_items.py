@@ -50,10 +50,10 @@ def test_shared_and_per_row_candidates_have_the_same_gradients(make):
 
 def test_arrays_are_what_an_index_is_built_from():
     arrays = pq().arrays()
-    assert np.array_equal(arrays["codes"], CODES)
-    assert arrays["codes"].dtype == np.uint8
-    assert np.array_equal(arrays["codebooks"], CODEBOOKS)
-    assert np.array_equal(dense().arrays()["vectors"], dense().vectors.detach().numpy())
+    assert np.array_equal(arrays["codes_IM"], CODES)
+    assert arrays["codes_IM"].dtype == np.uint8
+    assert np.array_equal(arrays["codebooks_MBd"], CODEBOOKS)
+    assert np.array_equal(dense().arrays()["vectors_ID"], dense().vectors.detach().numpy())
 
 
 def test_codes_are_frozen_and_sub_items_are_shared_by_input_and_output():
@@ -71,3 +71,15 @@ def test_sub_items_start_small_and_uniform_and_cover_every_code():
 def test_a_dim_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="dim=10 is not a multiple of the 4 splits"):
         PQItems(CODES, 10)
+
+
+def test_a_rotation_turns_vectors_and_scores_alike():
+    rotation = np.linalg.qr(np.random.default_rng(5).standard_normal((D, D)))[0].astype(np.float32)
+    turned, plain = PQItems(CODES, D, codebooks_MBd=CODEBOOKS, rotation_DD=rotation), pq()
+    every = torch.arange(len(CODES))
+    torch.testing.assert_close(turned(every), plain(every) @ torch.tensor(rotation))
+    hidden = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
+    shared = turned.scores(hidden, every)
+    torch.testing.assert_close(shared, hidden @ turned(every).T)
+    torch.testing.assert_close(turned.scores(hidden, every.expand(3, -1)), shared)
+    assert np.array_equal(turned.arrays()["rotation_DD"], rotation)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +147,22 @@ def test_a_step_downhill_ranks_the_target_higher(loss):
     with torch.no_grad():
         items.vectors -= 0.5 * items.vectors.grad
     assert margin() > before
+
+
+def test_own_items_and_the_rest_are_two_strata_of_the_full_softmax():
+    items = items_of(scale=0.3)
+    own, rest = torch.tensor([1, 4, 9]), torch.tensor([i for i in range(NUM_ITEMS) if i not in (1, 4, 9)])
+    targets = torch.full((len(HIDDEN),), 7)
+    loss = losses.sampled_softmax(items, HIDDEN, targets, rest, items.scores(HIDDEN, own))
+    scores = HIDDEN @ items.vectors.T
+    # the draws stand for the whole catalogue, so each weighs I / K
+    weights = torch.zeros(NUM_ITEMS).index_fill(0, rest, math.log(NUM_ITEMS / len(rest)))
+    expected = F.cross_entropy(scores + weights.index_fill(0, torch.tensor([7]), 0.0), targets)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_own_item_that_is_left_out_counts_for_nothing():
+    items, negatives = items_of(), torch.tensor([5, 8, 11])
+    absent = torch.full((len(HIDDEN), 4), -torch.inf)
+    with_absent = losses.sampled_softmax(items, HIDDEN, TARGETS, negatives, absent)
+    torch.testing.assert_close(with_absent, losses.sampled_softmax(items, HIDDEN, TARGETS, negatives))

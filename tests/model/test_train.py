@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from everyitem.data.batches import Batches, windows
+from everyitem.model import checkpoint
 from everyitem.model.items import DenseItems, PQItems
 from everyitem.model.loss import full_softmax, gbce, sampled_softmax
 from everyitem.model.train import Objective, train
@@ -86,7 +87,7 @@ def without_clock(entry):
 @pytest.mark.parametrize("items", ["dense", "pq"])
 def test_what_can_be_learned_is_learned(backbone, items, tmp_path):
     objective = objective_of(backbone, items, dropout=0.0)
-    state = run(objective, tmp_path, learning_rate=0.01, epochs=60, validate_every=50, num_negatives=20)
+    state = run(objective, tmp_path, learning_rate=0.01, epochs=150, validate_every=50, num_negatives=20)
     assert state.best > 0.98
     assert ndcg_of(objective) == state.best
     assert not objective.training
@@ -99,7 +100,7 @@ def ragged():
 def seen_by_loss(objective, ids, masked):
     """Hidden states and targets that reach the loss."""
     seen = []
-    objective.loss = lambda items, hidden, targets, negatives: seen.append((hidden, targets)) or hidden.sum()
+    objective.loss = lambda items, hidden, targets, negatives, own: seen.append((hidden, targets)) or hidden.sum()
     objective.eval()(ids, torch.tensor([0]), masked)
     return seen[0]
 
@@ -131,7 +132,7 @@ def test_masked_items_are_predicted_from_both_sides_and_hidden():
 def test_a_masked_row_hides_a_fifth_of_its_events_and_at_least_one(tmp_path):
     objective, shares, rows = objective_of("gbert4rec"), [], [row.tolist() for row in circles()]
 
-    def counting(items, hidden, targets, negatives):
+    def counting(items, hidden, targets, negatives, own):
         shares.append(len(targets))
         assert ((targets >= 0) & (targets < NUM_ITEMS)).all()
         return full_softmax(items, hidden, targets)
@@ -151,7 +152,7 @@ def test_a_masked_row_hides_a_fifth_of_its_events_and_at_least_one(tmp_path):
 def test_negatives_are_drawn_over_the_whole_catalogue(per_position, tmp_path):
     objective, seen = objective_of(), []
 
-    def watching(items, hidden, targets, negatives):
+    def watching(items, hidden, targets, negatives, own):
         seen.append(negatives)
         assert negatives.shape == ((len(hidden), 5) if per_position else (5,))
         return gbce(items, hidden, targets, negatives)
@@ -298,6 +299,17 @@ def test_a_damaged_checkpoint_is_refused(file, tmp_path):
         run(objective_of(), tmp_path, epochs=2, resume=True)
 
 
+def test_a_run_goes_on_in_its_precision_only(tmp_path):
+    objective = objective_of()
+    state = run(objective, tmp_path, epochs=1)
+    other = {"bf16": "float32", "float32": "bf16"}[state.precision]
+    optimiser = torch.optim.Adam(objective.parameters())
+    counters = checkpoint.load(tmp_path / "last", objective, optimiser)
+    checkpoint.save(tmp_path / "last", objective, optimiser, counters | {"precision": other})
+    with pytest.raises(ValueError, match=f"computed in {other} so far, and this machine computes in {state.precision}"):
+        run(objective_of(), tmp_path, epochs=2, resume=True)
+
+
 def test_training_stops_early_and_keeps_the_best_weights(tmp_path):
     objective, scores, snapshots = objective_of(), iter([0.1, 0.3, 0.2, 0.3, 0.2, 0.9]), []
 
@@ -333,7 +345,7 @@ def test_minutes_are_kept_also_over_a_resume(tmp_path):
 def test_a_loss_that_is_not_finite_stops_training_before_it_spoils_the_weights(tmp_path):
     objective = objective_of()
     before = bits(objective)
-    objective.loss = lambda items, hidden, targets, negatives: hidden.sum() * math.nan
+    objective.loss = lambda items, hidden, targets, negatives, own: hidden.sum() * math.nan
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         run(objective, tmp_path)
     assert bits(objective) == before
@@ -347,7 +359,7 @@ def test_nothing_to_train_is_an_error(tmp_path):
 def test_the_logged_loss_is_the_mean_since_the_last_validation(tmp_path):
     objective, losses = objective_of(), []
 
-    def recording(items, hidden, targets, negatives):
+    def recording(items, hidden, targets, negatives, own):
         value = F.cross_entropy(items.scores(hidden, torch.arange(NUM_ITEMS)), targets)
         losses.append(value.item())
         return value
@@ -359,3 +371,19 @@ def test_the_logged_loss_is_the_mean_since_the_last_validation(tmp_path):
         assert line["loss"] == pytest.approx(np.mean(losses[first : line["updates"]]))
         first = line["updates"]
     assert first == len(losses)
+
+
+def test_a_loss_sees_the_scores_of_the_other_items_of_the_history():
+    objective, seen = objective_of("sasrec"), []
+    objective.loss = lambda items, hidden, targets, negatives, own: seen.append((hidden, targets, own)) or hidden.sum()
+    objective.eval()(torch.tensor([[3, 5, 3, 8], [2, 2, -1, -1]], dtype=torch.int32), torch.tensor([0]), None)
+    hidden, targets, own = seen[0]
+    assert targets.tolist() == [5, 3, 8, 2]
+    # row by row: every other item of the history once, and never the target
+    expected = [[3, None, None, 8], [None, 5, None, 8], [3, 5, None, None], [None] * 4]
+    for state, row, scores in zip(hidden, expected, own, strict=True):
+        for item, score in zip(row, scores, strict=True):
+            if item is None:
+                assert score == -torch.inf
+            else:
+                torch.testing.assert_close(score, state @ objective.items(torch.tensor(item)))

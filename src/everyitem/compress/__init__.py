@@ -2,5 +2,5 @@
 
 from typing import Literal
 
-CodesName = Literal["dense", "kmeans", "svd-rank", "svd", "bpr", "random"]
+CodesName = Literal["dense", "hybrid", "kmeans", "svd-rank", "svd", "bpr", "random"]
 """How items get their codes: from a dense model trained first, from a wide SVD, and so on; see `assign.py`."""

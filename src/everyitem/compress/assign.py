@@ -45,17 +45,16 @@ def assign_codes(
     Args:
         histories: training events.
         num_items: I.
-        kind: "kmeans" (wide SVD, OPQ), "svd-rank", "svd" (the paper's), "bpr" or "random".
+        kind: "kmeans" (wide SVD, OPQ), "hybrid" (half of the splits k-means, half random), "svd-rank", "svd" (the
+            paper's), "bpr" or "random".
         num_splits: M.
         dim: D of the model: the width of the SVD for "kmeans".
         seed: of everything random.
     """
     if kind == "kmeans":
-        codes_IM, codebooks_MBd, _ = strategies.kmeans_codes(histories, num_items, num_splits, dim=dim, seed=seed)
-        scale = INITIAL_SCALE / max(float(np.sqrt(np.mean(codebooks_MBd**2))), 1e-12)
-        codes_IM, ties = break_ties(codes_IM, seed=seed, codebooks_MBd=codebooks_MBd)
-        # the model is as free to learn in the rotated space as in the original one, so the rotation is left out
-        return Assigned(codes_IM, codebooks_MBd * np.float32(scale), None, ties)
+        return _kmeans(histories, num_items, num_splits, dim, seed)
+    if kind == "hybrid":
+        return _hybrid(histories, num_items, num_splits, dim, seed)
     function = {
         "svd-rank": strategies.svd_rank_codes,
         "svd": strategies.svd_codes,
@@ -64,6 +63,32 @@ def assign_codes(
     }[kind]
     codes_IM, ties = break_ties(function(histories, num_items, num_splits, seed=seed), seed=seed)
     return Assigned(codes_IM, None, None, ties)
+
+
+def _kmeans(histories: Histories, num_items: int, num_splits: int, dim: int, seed: int) -> Assigned:
+    codes_IM, codebooks_MBd, _ = strategies.kmeans_codes(histories, num_items, num_splits, dim=dim, seed=seed)
+    codes_IM, ties = break_ties(codes_IM, seed=seed, codebooks_MBd=codebooks_MBd)
+    scale = INITIAL_SCALE / max(float(np.sqrt(np.mean(codebooks_MBd**2))), 1e-12)
+    # the model is as free to learn in the rotated space as in the original one, so the rotation is left out
+    return Assigned(codes_IM, codebooks_MBd * np.float32(scale), None, ties)
+
+
+def _hybrid(histories: Histories, num_items: int, num_splits: int, dim: int, seed: int) -> Assigned:
+    """Structure and identity: k-means splits say what an item is like, random splits which one it is.
+
+    With k-means codes alone a model of a million items cannot point at one of them: its neighbours share nearly all
+    sub-items. On a log full of repeats that is what matters (docs/log.md).
+    """
+    structured = num_splits // 2
+    width = dim // num_splits
+    like = _kmeans(histories, num_items, structured, structured * width, seed)
+    which_IM = strategies.random_codes(histories, num_items, num_splits - structured, seed=seed)
+    shape = (num_splits - structured, 256, width)
+    sub_items = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * np.float32(INITIAL_SCALE)
+    assert like.codebooks_MBd is not None
+    codebooks_MBd = np.concatenate([like.codebooks_MBd, sub_items])
+    codes_IM, ties = break_ties(np.hstack([like.codes_IM, which_IM]), seed=seed, codebooks_MBd=codebooks_MBd)
+    return Assigned(codes_IM, codebooks_MBd, None, ties)
 
 
 def compress_vectors(vectors_ID: Floats, num_splits: int, *, seed: int) -> Assigned:

@@ -1,5 +1,9 @@
 """From a trained backbone to files that answer without torch. Also the reference encoder, in torch."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,21 +48,39 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
     backbone = backbone.eval().cpu()
     example = torch.randn(2, min(3, history_length(backbone)), backbone.dim)
     shapes = {"x": {0: torch.export.Dim("rows"), 1: torch.export.Dim("time", max=history_length(backbone))}}
-    program = torch.onnx.export(
-        _Last(backbone).eval(),
-        (example,),
-        dynamo=True,
-        dynamic_shapes=shapes,
-        input_names=["x"],
-        output_names=["query"],
-        verbose=False,
-    )
+    with _without_noise():
+        program = torch.onnx.export(
+            _Last(backbone).eval(),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=["x"],
+            output_names=["query"],
+            verbose=False,
+        )
     assert program is not None
     program.save(path, external_data=False)
     worst = _largest_difference(backbone, Encoder(path, history_length(backbone)))
     if worst > TOLERANCE:
         raise RuntimeError(f"{path}: the exported encoder differs from torch by {worst:.1e}, allowed {TOLERANCE:.0e}")
     return worst
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Drops what the exporter says whatever it exports: torchvision is not there, and torch uses its own old names."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "torchvision is not installed" not in record.getMessage()
+
+    logger.addFilter(is_news)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 class _Last(nn.Module):

@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from everyitem.model import checkpoint
 from everyitem.model.items import Items
@@ -28,7 +28,7 @@ from everyitem.model.transformer import Backbone, GBERT4Rec
 MASKED_SHARE = 0.2
 """Of the events of a row, for masked training (RecJPQ's code; BERT4Rec's paper tunes it per data set)."""
 
-Loss = Callable[[Items, Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Items, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class EpochBatches(Protocol):
@@ -48,23 +48,33 @@ class Objective(nn.Module):
 
     def forward(self, ids_UT: Tensor, negatives: Tensor, masked_UT: Tensor | None) -> Tensor:
         """`masked_UT` marks the events to predict from both sides; None predicts every event from those before it."""
+        vectors_UTD = self.items(ids_UT.clamp(min=0))
         if masked_UT is None:
-            inputs, asked, targets = ids_UT[:, :-1], ids_UT[:, 1:] >= 0, ids_UT[:, 1:]
+            asked, targets = ids_UT[:, 1:] >= 0, ids_UT[:, 1:]
+            hidden = self.backbone(vectors_UTD[:, :-1], asked)
         else:
-            inputs, asked, targets = ids_UT, masked_UT, ids_UT
-        real = inputs >= 0 if masked_UT is not None else asked
-        x_UTD = self.items(inputs.clamp(min=0))
-        if masked_UT is not None:
             assert isinstance(self.backbone, GBERT4Rec)
-            x_UTD = torch.where(masked_UT[..., None], self.backbone.mask_vector, x_UTD)
-        hidden = self.backbone(x_UTD, real)
-        return self.loss(self.items, hidden[asked], targets[asked].long(), negatives)
+            asked, targets = masked_UT, ids_UT
+            x_UTD = torch.where(masked_UT[..., None], self.backbone.mask_vector, vectors_UTD)
+            hidden = self.backbone(x_UTD, ids_UT >= 0)
+        hidden_ND, targets_N = hidden[asked], targets[asked].long()
+        row_NT = ids_UT.repeat_interleave(asked.sum(1), dim=0)
+        other_NT = _distinct(ids_UT).repeat_interleave(asked.sum(1), dim=0) & (row_NT != targets_N[:, None])
+        own_NT = (hidden @ vectors_UTD.transpose(1, 2))[asked].masked_fill(~other_NT, -torch.inf)
+        return self.loss(self.items, hidden_ND, targets_N, negatives, own_NT)
+
+
+def _distinct(ids_UT: Tensor) -> Tensor:
+    """(U, T) bool: the first occurrence of every item in its row, padding left out."""
+    same = ids_UT[:, :, None] == ids_UT[:, None, :]
+    return (ids_UT >= 0) & ~same.tril(-1).any(2)
 
 
 @dataclass
 class Progressed:
-    """Counters of a run; they are stored in every checkpoint."""
+    """Counters of a run, and the precision it computes in; they are stored in every checkpoint."""
 
+    precision: str  # "bf16" or "float32"
     epoch: int = 0
     step: int = 0  # inside the epoch
     updates: int = 0
@@ -114,20 +124,21 @@ def train(
         show: a progress bar.
 
     Raises:
-        ValueError: the checkpoint to resume from is damaged or of another model.
+        ValueError: the checkpoint to resume from is damaged, of another model, or of a run in another precision.
         FloatingPointError: the loss is no longer finite.
 
     Cost: one forward and backward pass per position and epoch. Memory: parameters x 4, plus one batch.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if _computes_in_bf16() else "no")
+    precision = "bf16" if _computes_in_bf16() else "float32"
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
     torch.manual_seed(seed)
     optimiser = torch.optim.Adam(objective.parameters(), lr=learning_rate, fused=True)
     objective, optimiser = accelerator.prepare(objective, optimiser)
     plain = accelerator.unwrap_model(objective)
     folder.mkdir(parents=True, exist_ok=True)
-    state = Progressed()
+    state = Progressed(precision)
     if resume and (counters := checkpoint.load(folder / "last", plain, optimiser)) is not None:
-        state = Progressed(**counters)
+        state = _resumed(counters, precision, folder)
 
     with ExitStack() as stack:
         log = stack.enter_context((folder / "log.jsonl").open("a" if resume else "w"))
@@ -156,6 +167,15 @@ def train(
             _validate(plain, validate, folder, state, optimiser, losses, log, board)
     _keep_best(folder, plain, optimiser)
     return state
+
+
+def _resumed(counters: dict[str, Any], precision: str, folder: Path) -> Progressed:
+    if counters.get("precision") != precision:
+        raise ValueError(
+            f"{folder}: this run computed in {counters.get('precision')} so far, and this machine computes in "
+            f"{precision}; resume it on a machine of the first kind, or train anew"
+        )
+    return Progressed(**counters)
 
 
 def _computes_in_bf16() -> bool:
