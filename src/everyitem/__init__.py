@@ -8,10 +8,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from everyitem.data.interactions import Log, read_log
     from everyitem.data.splits import leave_one_out, split_by_time
-    from everyitem.fit import fit
     from everyitem.index.dense import DenseIndex
     from everyitem.index.files import load_index
     from everyitem.index.pq import PQIndex
+    from everyitem.learn.fit import fit
     from everyitem.recommender import Recommender, load
     from everyitem.types import Histories, TopK
 
@@ -20,7 +20,7 @@ _ROOMS = {
     "read_log": "data.interactions",
     "leave_one_out": "data.splits",
     "split_by_time": "data.splits",
-    "fit": "fit",
+    "fit": "learn.fit",
     "DenseIndex": "index.dense",
     "load_index": "index.files",
     "PQIndex": "index.pq",

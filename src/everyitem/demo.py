@@ -16,10 +16,10 @@ from everyitem.data.interactions import read_log
 from everyitem.data.synthetic import write_synthetic_log
 from everyitem.evaluate import report
 from everyitem.evaluate.heldout import evaluate_models
-from everyitem.fit import fit
 from everyitem.index import reference
 from everyitem.index.dense import DenseIndex
 from everyitem.index.pq import PQIndex
+from everyitem.learn.fit import fit
 from everyitem.recommender import Recommender, load
 
 TRAINING_MINUTES = 0.35
@@ -40,7 +40,9 @@ def run(folder: Path | None, *, num_items: int, console: Console) -> None:
     _section(console, "1  A log", "generated: Zipf popularity, clustered taste, sessions, titles and attributes")
     write_synthetic_log(log_folder)
     log = read_log(log_folder)
-    console.print(f"{log.num_events:,} events of {log.num_users:,} users on {log.num_items:,} items in {log_folder}")
+    console.print(
+        f"{log.num_events:,} events of {log.num_users:,} users on {log.num_items:,} items in {log_folder}", markup=False
+    )
 
     _section(
         console, "2  Train", "SASRec twice, for the same time: items as 8-byte codes (RecJPQ), and a vector per item"
@@ -57,7 +59,7 @@ def run(folder: Path | None, *, num_items: int, console: Console) -> None:
     console.print(report.grid_table(rows, title=f"leave-one-out, {min(MAX_TEST_USERS, log.num_users):,} users"))
     picture = folder / "evaluation.png"
     report.write_bar_chart(rows, picture, title="Next-item quality on the generated log", highlight=names[str(model)])
-    console.print(f"picture: {picture}")
+    console.print(f"picture: {picture}", markup=False)
 
     recommender = load(model)
     history = _recommend(console, recommender, log.items["item_id"].gather(log.histories[0]).to_list())
@@ -70,6 +72,7 @@ def run(folder: Path | None, *, num_items: int, console: Console) -> None:
         f"  everyitem train your-events.parquet your-model    # columns user_id, item_id, datetime",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 

@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import xxhash
 from numpy.typing import NDArray
 
+from everyitem.data import catalogue
+from everyitem.data.columns import UNREADABLE
 from everyitem.data.interactions import read_log
+from everyitem.index import door
 from everyitem.index.dense import DenseIndex
 from everyitem.index.files import load_index
 from everyitem.index.pq import PQIndex
@@ -21,6 +25,10 @@ from everyitem.types import Floats, Histories, Ids, TopK
 
 EVENTS = "training_events"
 """Column of a model's `items.parquet`: how often training saw the item; answers an empty history."""
+FINGERPRINTS = "fingerprints"
+"""Key of `recommender.json`: XXH3-128 of what has no checksum of its own."""
+REMEDY = "copy or train the model again"
+FINGERPRINTED_ITEMS = 1000
 
 
 class Answer(NamedTuple):
@@ -89,7 +97,11 @@ class Recommender:
 
         Returns:
             TopK in the order of the index; the rows of empty histories score by share of training events.
+
+        Raises:
+            ValueError: k below 1.
         """
+        k = door.count(k, "k")
         empty = histories.lengths == 0
         if not empty.any():
             return self.index.top_k(
@@ -120,11 +132,7 @@ class Recommender:
 
     def positions(self, ids: pl.Series | list[Any]) -> Ids:
         """Positions of external ids; -1 for an id that the catalogue does not have."""
-        wanted = ids if isinstance(ids, pl.Series) else pl.Series(ids, dtype=None if ids else self._sorted_ids.dtype)
-        if wanted.dtype.is_integer():
-            wanted = wanted.cast(pl.Int64)
-        if len(wanted) and wanted.dtype != self._sorted_ids.dtype:
-            raise ValueError(f"item ids are {self._sorted_ids.dtype} in this model, got {wanted.dtype}; convert them")
+        wanted = catalogue.ids_as(self._sorted_ids.dtype, ids)
         slot = np.minimum(self._sorted_ids.search_sorted(wanted).to_numpy(), len(self._sorted_ids) - 1)
         known = (self._sorted_ids.gather(slot) == wanted).to_numpy()
         return np.where(known, self._order[slot], -1).astype(np.int32)
@@ -177,7 +185,8 @@ class Recommender:
     ) -> Answer:
         """Like `recommend`, with the counts of what was skipped instead of warnings; always a polars frame."""
         user_ids, rows, unknown = self._histories(histories)
-        top = self.rank(rows, k, exclude_seen=exclude_seen, allow=self._allow(where, exclude))
+        allow = self._allow(where, exclude)
+        top = self.rank(rows, min(k, len(self.items)), exclude_seen=exclude_seen, allow=allow)
         return Answer(self.table(user_ids, top), unknown, user_ids.gather(np.flatnonzero(rows.lengths == 0)).to_list())
 
     def table(self, user_ids: pl.Series, top: TopK) -> pl.DataFrame:
@@ -233,21 +242,8 @@ class Recommender:
         return allow
 
     def matching(self, where: str) -> NDArray[np.bool_]:
-        """(I,) bool: the items for which an SQL condition on the attributes is true.
-
-        Raises:
-            ValueError: the condition is not SQL, names an unknown column, or is not true/false.
-        """
-        try:
-            mask = self.items.select(pl.sql_expr(where).alias("where"))["where"]
-        except (pl.exceptions.PolarsError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"where={where!r}: {reason}. Columns: {', '.join(self.items.columns)}") from None
-        if mask.dtype != pl.Boolean or len(mask) not in (1, len(self.items)):
-            raise ValueError(
-                f"where={where!r} gives {mask.dtype}, not true or false per item; compare a column with a value"
-            )
-        return np.array(np.broadcast_to(mask.fill_null(False).to_numpy(), len(self.items)))
+        """(I,) bool: the items for which an SQL condition is true; see `data.catalogue.matching`."""
+        return catalogue.matching(self.items, where)
 
     def explain(self, history: list[Any], item_id: Any) -> Explanation:
         """Why `item_id` scores as it does after `history`: its sub-items' shares, and the history's nearest items.
@@ -278,7 +274,7 @@ class Recommender:
     def similar_items(self, item_id: Any, k: int = 10) -> pl.DataFrame:
         """The k items with the largest inner product with the vector of `item_id`: item_id, score, rank."""
         position = np.array([self._known(item_id)], np.int32)
-        top = self.index.top_k(self.index.vectors(position), k, exclude=position[None])
+        top = self.index.top_k(self.index.vectors(position), min(k, len(self.items)), exclude=position[None])
         return self.table(pl.Series([item_id]), top).drop("user_id")
 
     def _known(self, item_id: Any) -> int:
@@ -302,20 +298,15 @@ class Recommender:
             Positions of the new items.
 
         Raises:
-            ValueError: an id that exists already or twice, or `like` names no known item.
+            ValueError: an id that exists already or twice, an attribute of another type, or `like` names no known item;
+                nothing has changed then.
         """
-        ids = items["item_id"].cast(self._sorted_ids.dtype)
-        if (self.positions(ids) >= 0).any() or ids.n_unique() < len(ids):
-            raise ValueError("an item_id is already in the catalogue or given twice; ids must be new and unique")
+        extended = catalogue.extended(self.items, items, given={EVENTS: 0})
         models = [self.positions(row) for row in like]
-        if len(models) != len(items) or any(not (model >= 0).any() for model in models):
-            raise ValueError("every new item needs at least one known item that it is like")
+        if not models or len(models) != len(items) or any(not (model >= 0).any() for model in models):
+            raise ValueError("give one new item or more, and for every one at least one known item that it is like")
         vectors = np.stack([self.index.vectors(model[model >= 0]).mean(0) for model in models])
         added = self.index.add(vectors=vectors)
-        new = items.with_columns(ids, pl.lit(0).cast(self.items.schema[EVENTS]).alias(EVENTS))
-        extended = pl.concat(
-            [self.items, new.select(c for c in self.items.columns if c in new.columns)], how="diagonal_relaxed"
-        )
         self._use(extended)
         return added
 
@@ -328,11 +319,18 @@ class Recommender:
     def save(self, folder: str | Path) -> None:
         """Write catalogue and index to a model folder that already holds the encoder (see `fit`)."""
         folder = Path(folder)
+        new_items, new_metadata = folder / "items.parquet.new", folder / "recommender.json.new"
+        self.items.write_parquet(new_items)
+        self.metadata[FINGERPRINTS] = {
+            "encoder.onnx": _digest((folder / "encoder.onnx").read_bytes()),
+            "items.parquet": _digest(new_items.read_bytes()),
+            "index": _index_digest(self.index),
+            "recommender.json": _metadata_digest(self.metadata),
+        }
+        new_metadata.write_text(json.dumps(self.metadata, indent=2) + "\n")
         self.index.save(folder / "index")
-        temporary = folder / "items.parquet.new"
-        self.items.write_parquet(temporary)
-        temporary.replace(folder / "items.parquet")
-        (folder / "recommender.json").write_text(json.dumps(self.metadata, indent=2) + "\n")
+        new_items.replace(folder / "items.parquet")
+        new_metadata.replace(folder / "recommender.json")
 
 
 def load(folder: str | Path) -> Recommender:
@@ -347,18 +345,49 @@ def load(folder: str | Path) -> Recommender:
         raise FileNotFoundError(
             f"{folder}: no model here (recommender.json is missing); train one with `everyitem train`"
         )
+    metadata = _read_metadata(folder)
+    fingerprints = metadata.get(FINGERPRINTS, {})
+    for name in ("encoder.onnx", "items.parquet"):
+        if name in fingerprints and _digest((folder / name).read_bytes()) != fingerprints[name]:
+            raise ValueError(f"{folder / name}: damaged or of another model (checksum differs); {REMEDY}")
     try:
-        metadata = json.loads((folder / "recommender.json").read_text())
-        items = pl.read_parquet(folder / "items.parquet", memory_map=True)
-    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"{folder}: damaged ({str(error).splitlines()[0]}); copy or train the model again") from None
+        items = pl.read_parquet(folder / "items.parquet", memory_map=True, glob=False)
+    except UNREADABLE:
+        raise ValueError(f"{folder / 'items.parquet'}: damaged; {REMEDY}") from None
     index = load_index(folder / "index")
-    if not isinstance(index, PQIndex | DenseIndex) or len(items) != index.num_items:
+    if len(items) != index.num_items or not {"item_id", EVENTS} <= set(items.columns):
         raise ValueError(
             f"{folder}: items.parquet has {len(items):,} rows and the index {index.num_items:,} items; "
-            "they do not belong together. Copy or train the model again"
+            f"they do not belong together, {REMEDY}"
         )
+    if fingerprints and _index_digest(index) != fingerprints.get("index"):
+        raise ValueError(f"{folder / 'index'}: holds other vectors than this model's; {REMEDY}")
     return Recommender(Encoder(folder / "encoder.onnx", metadata["history_length"]), index, items, metadata)
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads((folder / "recommender.json").read_text())
+        stated = metadata.get(FINGERPRINTS, {}).get("recommender.json", _metadata_digest(metadata))
+        damaged = stated != _metadata_digest(metadata) or not isinstance(metadata["history_length"], int)
+    except (AttributeError, KeyError, RecursionError, ValueError):
+        damaged = True
+    if damaged:
+        raise ValueError(f"{folder / 'recommender.json'}: damaged; {REMEDY}")
+    return metadata
+
+
+def _metadata_digest(metadata: dict[str, Any]) -> str:
+    return _digest(json.dumps({name: value for name, value in metadata.items() if name != FINGERPRINTS}).encode())
+
+
+def _index_digest(index: PQIndex | DenseIndex) -> str:
+    """Of its first vectors, which adding and removing items leave as they are."""
+    return _digest(index.vectors(np.arange(min(index.num_items, FINGERPRINTED_ITEMS))).tobytes())
+
+
+def _digest(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content)
 
 
 def _as_kind_of(frame: pl.DataFrame, source: Any) -> Any:

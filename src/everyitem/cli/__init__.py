@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from everyitem.cli import learn, look, use
 
@@ -42,15 +43,21 @@ def main() -> NoReturn:
     """Run a command; a mistake of the user ends in one line on stderr and exit code 2, never in a traceback."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does; Python would flush once more and fail
+        os._exit(1)
     except (
         ValueError,
         FileNotFoundError,
         FileExistsError,
+        IsADirectoryError,
         NotADirectoryError,
         PermissionError,
         BlockingIOError,
     ) as error:
         _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        _fail(f"this needs {error.name}, which is not installed; `everyitem doctor` says how to mend that", 2)
     except (MemoryError, FloatingPointError, RuntimeError, OSError) as error:
         _fail(f"{type(error).__name__}: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
@@ -61,13 +68,11 @@ def main() -> NoReturn:
             raise
         error.show()
         sys.exit(2)
-    except BrokenPipeError:
-        os._exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True, highlight=False).print(
-        f"[bold red]error:[/] {message}" if code != 130 else message, markup=True
-    )
+    """Say what happened on one line, letter by letter: brackets in it are no markup."""
+    label = Text() if code == 130 else Text("error: ", "bold red")
+    Console(stderr=True, highlight=False).print(label + Text(" ".join(message.split())), soft_wrap=True)
     sys.exit(code)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from everyitem.cli.signature import options_of, with_options
-from everyitem.fit import fit
+from everyitem.learn.fit import fit
 
 LogFolder = Annotated[Path, typer.Argument(help="A log folder, or a .parquet or .csv file of interactions.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder.")]
@@ -27,7 +27,7 @@ def prepare(
     from everyitem.data.sources import prepare as prepare_log
 
     prepared = prepare_log(source, log, raw=raw, items=items)
-    Console().print(prepared)
+    print(prepared)
 
 
 @with_options(options_of(fit, without=("show",)))
@@ -41,12 +41,14 @@ def train(
     events = read_log(log)
     console.print(f"{events.num_events:,} events of {events.num_users:,} users on {events.num_items:,} items")
     for note in events.notes:
-        console.print(f"[dim]note: {note}[/]")
+        console.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
     fit(events, model, show=console.is_terminal, **settings)
     metrics = json.loads((model / "metrics.json").read_text())
     console.print(
         f"validation NDCG@10 {metrics['validation_ndcg@10']:.4f} after {metrics['training_seconds']:,.0f} s "
-        f"({metrics['positions_per_second']:,.0f} positions/s); model: [bold]{model}[/]"
+        f"({metrics['positions_per_second']:,.0f} positions/s); model: {model}",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -76,7 +78,7 @@ def evaluate(
         exclude_seen=exclude_seen,
         max_users=max_users,
         time_users=time_users,
-        console=console,
+        console=console if console.is_terminal else None,
     )
     plain = {name: result.to_json() for name, result in results.items()}
     if as_json:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from everyitem.cli.learn import AsJson
 
@@ -38,15 +39,27 @@ def check(
     """Verify every byte of a model or index: checksums, invariants, golden query. Exit code 1 if anything is off."""
     from everyitem.index.files import check as check_index
 
-    index = folder / "index" if (folder / "index").is_dir() else folder
-    problems = check_index(index)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give a model folder or an index folder")
+    is_model = (folder / "recommender.json").is_file()
+    problems = check_index(folder / "index" if is_model else folder) or (_check_model(folder) if is_model else [])
     if as_json:
         print(json.dumps({"folder": str(folder), "problems": problems}))
     else:
         console = Console()
         for problem in problems:
-            console.print(f"[red]damaged[/] {problem}")
+            console.print(Text("damaged ", "red") + Text(problem), soft_wrap=True)
         if not problems:
-            console.print(f"[green]intact[/] {folder}")
+            console.print(Text("intact ", "green") + Text(str(folder)), soft_wrap=True)
     if problems:
         raise typer.Exit(1)
+
+
+def _check_model(folder: Path) -> list[str]:
+    from everyitem.recommender import load
+
+    try:
+        load(folder)
+    except (ValueError, FileNotFoundError) as error:
+        return [str(error)]
+    return []

@@ -3,16 +3,16 @@
 import inspect
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 
 def options_of(function: Callable[..., Any], *, without: tuple[str, ...]) -> list[inspect.Parameter]:
     """Every keyword-only parameter as an option of the same name, type and default; help from its `Args:` entry."""
-    hints, helps = get_type_hints(function), argument_help(function)
+    helps = argument_help(function)
     return [
-        parameter.replace(annotation=Annotated[hints[name], typer.Option(help=helps[name])])
+        parameter.replace(annotation=Annotated[parameter.annotation, typer.Option(help=helps[name])])
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in without
     ]

@@ -1,16 +1,19 @@
 """Commands that use a model: recommend, index, items, export."""
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import polars as pl
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from everyitem.cli.learn import AsJson, ModelFolder
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def recommend(
@@ -39,20 +42,25 @@ def recommend(
         return
     ids = recommender.parse_ids((history or "").split(","))
     answer = recommender.answer([ids], k, where=where, exclude_seen=exclude_seen)
-    rows = answer.frame.drop("user_id").join(recommender.items, on="item_id", how="left", maintain_order="left")
-    records = rows.to_dicts()
+    attributes = recommender.items.drop("score", "rank", strict=False)
+    records = answer.frame.drop("user_id").join(attributes, on="item_id", how="left", maintain_order="left").to_dicts()
     if explain and not answer.fallback:
         for record in records:
             record["why"] = _why(recommender, ids, record["item_id"])
-    if as_json:
-        print(json.dumps(records, default=str))
-        return
-    console = Console()
+    notes = Console(stderr=True)
     if answer.unknown_ids:
-        console.print(f"[yellow]{answer.unknown_ids} of the history's ids are not in the catalogue and were skipped[/]")
+        notes.print(f"[yellow]{answer.unknown_ids} of the history's ids are not in the catalogue and were skipped[/]")
     if answer.fallback:
-        console.print("[yellow]no event of the history is known: these are the most popular items[/]")
-    console.print(_table(records))
+        notes.print("[yellow]no event of the history is known: these are the most popular items[/]")
+    if as_json:
+        print(json.dumps([_finite(record) for record in records], default=str))
+    else:
+        Console().print(_table(records))
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _recommend_to_file(
@@ -62,10 +70,9 @@ def _recommend_to_file(
 
     if out is None:
         raise ValueError("--users needs --out FILE.parquet")
-    count = recommend_to_parquet(
-        recommender, users, out, k=k, where=where, exclude_seen=exclude_seen, console=Console()
-    )
-    Console().print(f"{count:,} users -> {out}")
+    console = Console() if Console().is_terminal else None
+    count = recommend_to_parquet(recommender, users, out, k=k, where=where, exclude_seen=exclude_seen, console=console)
+    print(f"{count:,} users -> {out}")
 
 
 def _why(recommender: Any, history: list[Any], item_id: Any) -> dict[str, Any]:
@@ -87,9 +94,14 @@ def _table(records: list[dict[str, Any]]) -> Table:
         *[c for c in (records[0] if records else {}) if c not in ("rank", "item_id", "score")],
     ]
     for column in columns:
-        table.add_column(column, justify="right" if column in ("rank", "score") else "left", overflow="fold")
+        table.add_column(
+            Text(column),
+            justify="right" if column in ("rank", "score") else "left",
+            overflow="fold",
+            no_wrap=column in ("rank", "item_id", "score"),
+        )
     for record in records:
-        table.add_row(*(_cell(column, record.get(column)) for column in columns))
+        table.add_row(*(Text(_cell(column, record.get(column))) for column in columns))
     return table
 
 
@@ -116,12 +128,16 @@ def index(
     as_json: AsJson = False,
 ) -> None:
     """Build an index from another toolkit's embeddings or codes, and say what compression cost."""
+    import polars as pl
+
     from everyitem.index.dense import DenseIndex
     from everyitem.index.embeddings import compression_report, read_codes, read_vectors
     from everyitem.index.pq import PQIndex
 
     if source.is_dir():
-        PQIndex(*read_codes(source / "codes.npy", source / "codebooks.npy")).save(folder)
+        codes, codebooks = read_codes(source / "codes.npy", source / "codebooks.npy")
+        rotation = source / "rotation.npy"
+        PQIndex(codes, codebooks, rotation_DD=read_vectors(rotation)[0] if rotation.exists() else None).save(folder)
         report: dict[str, Any] = {}
     else:
         vectors, ids = read_vectors(source)
@@ -136,7 +152,7 @@ def index(
     console = Console()
     for name, value in report.items():
         console.print(f"{name:>28}  {value:,.4g}" if isinstance(value, float) else f"{name:>28}  {value}")
-    console.print(f"index: [bold]{folder}[/]")
+    console.print(f"index: {folder}", markup=False, soft_wrap=True)
 
 
 def items_add(
@@ -148,9 +164,7 @@ def items_add(
     """Add items without training: each is placed among the known items that it is `like`."""
     from everyitem.recommender import load
 
-    frame = _read_table(file)
-    if not {"item_id", "like"} <= set(frame.columns):
-        raise ValueError(f"{file}: needs the columns item_id and like; got {', '.join(frame.columns)}")
+    frame = _read_table(file, "item_id", "like")
     recommender = load(model)
     like = [recommender.parse_ids(str(row).split()) for row in frame["like"]]
     recommender.add_items(frame.drop("like"), like=like)
@@ -164,22 +178,33 @@ def items_remove(
     """Remove items: they are never recommended again."""
     from everyitem.recommender import load
 
-    frame = _read_table(file)
-    if "item_id" not in frame.columns:
-        raise ValueError(f"{file}: needs the column item_id; got {', '.join(frame.columns)}")
+    frame = _read_table(file, "item_id")
     recommender = load(model)
-    recommender.remove_items(frame["item_id"].to_list())
+    recommender.remove_items(recommender.parse_ids([str(item_id) for item_id in frame["item_id"]]))
     recommender.save(model)
     Console().print(f"removed {len(frame):,} items")
 
 
-def _read_table(file: Path) -> pl.DataFrame:
+def _read_table(file: Path, *needed: str) -> "pl.DataFrame":
+    """A table of items with these columns, without gaps in them."""
+    import polars as pl
+
+    from everyitem.data.columns import UNREADABLE
+
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; give a .csv or .parquet file")
     try:
-        return pl.read_csv(file) if file.suffix == ".csv" else pl.read_parquet(file)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(
-            f"{file}: cannot be read as {file.suffix or 'parquet'} ({str(error).splitlines()[0]})"
-        ) from None
+        if file.suffix == ".csv":  # ids stay text, as `007` may be one; the catalogue's type decides
+            text = {"item_id": pl.String, "like": pl.String}
+            frame = pl.read_csv(file, schema_overrides=text, try_parse_dates=True, glob=False)
+        else:
+            frame = pl.read_parquet(file, glob=False)
+    except UNREADABLE as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{file}: damaged or not in the format of its name ({reason})") from None
+    if not set(needed) <= set(frame.columns) or any(frame[column].null_count() for column in needed):
+        raise ValueError(f"{file}: needs {' and '.join(needed)} in every row; got columns {', '.join(frame.columns)}")
+    return frame
 
 
 def export(
@@ -189,6 +214,8 @@ def export(
     queries: Annotated[int, typer.Option(help="Real query vectors to write (needs --log).")] = 0,
 ) -> None:
     """Write codes.npy and codebooks.npy (or vectors.npy), and real query vectors, for other tools and benchmarks."""
+    import numpy as np
+
     from everyitem.index.dense import DenseIndex
     from everyitem.recommender import load
 
@@ -207,7 +234,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-        Console().print(f"{folder / (name + '.npy')}  {array.dtype} {array.shape}")
+        print(f"{folder / (name + '.npy')}  {array.dtype} {array.shape}")
 
 
 def _codes_and_books(index: Any) -> dict[str, Any]:

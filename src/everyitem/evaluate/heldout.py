@@ -33,7 +33,7 @@ def split_for(recommender: Recommender, log: Log) -> Split:
     """The log as the model saw it: its own split, in the model's positions (-1: an item it does not have).
 
     Raises:
-        ValueError: the model does not say how it was split.
+        ValueError: the model does not say how it was split, or the log has other events than the one it was trained on.
     """
     protocol = recommender.metadata.get("protocol")
     if protocol is None:
@@ -41,6 +41,10 @@ def split_for(recommender: Recommender, log: Log) -> Split:
             "this model does not state its split (recommender.json: protocol), so it cannot be evaluated fairly"
         )
     split = split_log(log, protocol["split"], seed=protocol["seed"])
+    sizes = {"train_events": split.train.num_events, "test_users": len(split.test.rows)}
+    if any(protocol[name] != size for name, size in sizes.items()):
+        told = ", ".join(f"{name} {protocol[name]:,} then and {size:,} now" for name, size in sizes.items())
+        raise ValueError(f"this is not the log that the model was trained on ({told}); give that one, or train anew")
     position_of = recommender.positions(log.items["item_id"])
     if np.array_equal(position_of, np.arange(log.num_items)):
         return split
@@ -87,14 +91,18 @@ def evaluate_models(
         Evaluations by name (folder, or baseline), in that order.
 
     Raises:
-        ValueError: the models were trained with different splits.
+        ValueError: the models were trained with different splits, or have different catalogues.
     """
     log = read_log(log_path)
     recommenders = {str(path): load(path) for path in models}
     first = next(iter(recommenders.values()))
-    if any(other.metadata["protocol"] != first.metadata["protocol"] for other in recommenders.values()):
+    if any(other.metadata.get("protocol") != first.metadata.get("protocol") for other in recommenders.values()):
         raise ValueError(
             "the models were trained with different splits or seeds, so their test users differ; train one of them anew"
+        )
+    if any(not other.items["item_id"].equals(first.items["item_id"]) for other in recommenders.values()):
+        raise ValueError(
+            "the models have different catalogues, so their ranks do not compare; evaluate them one by one"
         )
     split = split_for(first, log)
     questions = sample(split.test, max_users)

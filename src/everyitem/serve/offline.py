@@ -38,9 +38,12 @@ def recommend_to_parquet(
     Raises:
         ValueError: the log or the condition is at fault; nothing is written then.
     """
+    if not out.absolute().parent.is_dir() or out.is_dir():
+        raise ValueError(f"{out}: is a folder, or in none; give a .parquet file in a folder that exists")
     log = read_log(source)
     allow = None if where is None else recommender.matching(where)
     histories = log.histories.translate(recommender.positions(log.items["item_id"]))
+    most = min(k, len(recommender.items))
     temporary = out.with_name(out.name + ".part")
     columns = (TextColumn("users"), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=console is None) as bar:
@@ -48,7 +51,7 @@ def recommend_to_parquet(
         writer: pq.ParquetWriter | None = None
         for first in range(0, log.num_users, USERS_PER_BATCH):
             part = slice(first, first + USERS_PER_BATCH)
-            top = recommender.rank(histories.select(part), k, exclude_seen=exclude_seen, allow=allow)
+            top = recommender.rank(histories.select(part), most, exclude_seen=exclude_seen, allow=allow)
             table = recommender.table(log.user_ids[part], top).to_arrow()
             writer = writer or pq.ParquetWriter(temporary, table.schema)
             writer.write_table(table)

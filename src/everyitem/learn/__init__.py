@@ -1,0 +1,1 @@
+"""From a log to a model folder. Here all rooms of learning meet."""

@@ -1,0 +1,122 @@
+"""The signature of training: every setting, its default and its meaning, and which of them fit each other.
+
+The command line reads it, so nothing heavy is imported until a training starts (`run.py`).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from everyitem.compress import CodesName
+from everyitem.data import SplitName
+
+if TYPE_CHECKING:
+    from everyitem.data.interactions import Log
+    from everyitem.recommender import Recommender
+
+BackboneName = Literal["sasrec", "gbert4rec"]
+ItemsName = Literal["pq", "dense"]
+LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
+
+LARGEST_DENSE_START = 200_000
+"""Items up to which a dense model is trained first and items get 32 bytes; docs/log.md has the reasons."""
+_NOT_SETTINGS = ("log", "folder", "resume", "show", "threads", "small")
+"""Locals of `fit` that are no settings of the result."""
+_SIZES = ("num_splits", "dim", "blocks", "num_negatives", "batch_positions")
+_COUNTS = ("epochs", "patience", "validate_every", "threads")
+
+
+def fit(
+    log: "Log",
+    folder: str | Path,
+    *,
+    backbone: BackboneName = "sasrec",
+    items: ItemsName = "pq",
+    loss: LossName = "softmax",
+    codes: CodesName | None = None,
+    num_splits: int | None = None,
+    dim: int = 64,
+    blocks: int = 2,
+    length: int = 50,
+    dropout: float = 0.2,
+    num_negatives: int = 2048,
+    learning_rate: float = 1e-3,
+    batch_positions: int = 1600,
+    epochs: int = 1000,
+    minutes: float | None = None,
+    patience: int = 5,
+    validate_every: int | None = None,
+    split: SplitName = "leave-one-out",
+    seed: int = 0,
+    threads: int | None = None,
+    resume: bool = False,
+    show: bool = True,
+) -> "Recommender":
+    """Train a recommender on a log and write its folder; afterwards it serves without torch.
+
+    SASRec with `loss="gbce"` is gSASRec; `items="pq"` makes any of them a RecJPQ model. The folder also holds
+    `training/` (checkpoints, codes, log.jsonl, TensorBoard), which only `resume` needs.
+
+    Args:
+        log: from `read_log`.
+        folder: model folder; created.
+        backbone: "sasrec" (causal) or "gbert4rec" (masked, bidirectional).
+        items: "pq" (shared sub-items, frozen byte codes) or "dense" (a vector per item).
+        loss: "softmax" (sampled), "gbce", "bce", or "full-softmax" (chunked).
+        codes: how PQ codes are assigned. "dense" spends half of the time on a dense model, compresses its vectors
+            (OPQ) and trains on from there; the others need the log alone, for catalogues whose dense table is too big.
+            None: "dense" up to 200,000 items, "hybrid" beyond.
+        num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond.
+        dim: D, a multiple of `num_splits`.
+        blocks: attention blocks.
+        length: T, events of a history that the model sees.
+        dropout: everywhere in the backbone.
+        num_negatives: K, shared by a batch.
+        learning_rate: of Adam.
+        batch_positions: padded positions per batch.
+        epochs: at most.
+        minutes: of training, at most; None trains until validation stops improving.
+        patience: validations without improvement after which training stops.
+        validate_every: updates between validations. None: an epoch, but not under 200 nor over 1,000.
+        split: "leave-one-out" (the papers') or "time" (one instant for everybody, nothing leaks).
+        seed: of everything random.
+        threads: of torch and index; None leaves torch's choice.
+        resume: go on from the checkpoint in the folder.
+        show: progress bars.
+
+    Returns:
+        The trained `Recommender`, loaded from the folder.
+
+    Raises:
+        ValueError: settings out of range or that do not fit each other or the log, or `resume` with other settings than
+            the checkpoint's; nothing has been written then.
+    """
+    small = log.num_items <= LARGEST_DENSE_START
+    codes = codes or ("dense" if small else "hybrid")
+    num_splits = (32 if small else 16) if num_splits is None else num_splits
+    settings = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
+    _check(log, settings | {"threads": threads})
+    from everyitem.learn.run import learn
+
+    return learn(log, Path(folder), settings, threads=threads, resume=resume, show=show)
+
+
+def _check(log: "Log", settings: dict[str, Any]) -> None:
+    """Refuse what could not be trained, before anything is written."""
+    from everyitem.recommender import EVENTS
+
+    for name in _SIZES + _COUNTS:
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(f"{name} is {settings[name]}; allowed: 1 or more")
+    shortest = 3 if settings["backbone"] == "gbert4rec" else 2  # events, and the mask takes a place
+    if settings["length"] < shortest:
+        raise ValueError(f"length is {settings['length']}; allowed: {shortest} or more")
+    if not 0 <= settings["dropout"] < 1:
+        raise ValueError(f"dropout is {settings['dropout']}; allowed: 0 to less than 1")
+    for name in ("learning_rate", "minutes"):
+        if settings[name] is not None and not settings[name] > 0:
+            raise ValueError(f"{name} is {settings[name]}; allowed: more than 0")
+    dim, num_splits = settings["dim"], settings["num_splits"]
+    if settings["items"] == "pq" and (num_splits > 64 or dim % num_splits):
+        raise ValueError(f"num_splits={num_splits} must divide dim={dim} and be at most 64; choose other values")
+    if EVENTS in log.items.columns:
+        raise ValueError(f"the items have a column {EVENTS}, which the model folder uses itself; rename it")

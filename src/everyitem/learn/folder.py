@@ -1,0 +1,96 @@
+"""Writes a model folder: encoder, index, items with their counts, metadata, metrics, model card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save_file
+
+import everyitem
+from everyitem.data.interactions import Log
+from everyitem.data.splits import Split
+from everyitem.index.dense import DenseIndex
+from everyitem.index.files import open_current
+from everyitem.index.pq import PQIndex
+from everyitem.model.encode import Encoder
+from everyitem.model.export import export_onnx, history_length
+from everyitem.model.items import Items
+from everyitem.model.train import Progressed
+from everyitem.model.transformer import Backbone
+from everyitem.recommender import EVENTS, Recommender
+from everyitem.types import Histories
+
+
+def build_index(table: Items) -> PQIndex | DenseIndex:
+    """The index of trained item embeddings."""
+    arrays: dict[str, Any] = table.arrays()
+    return DenseIndex(**arrays) if "vectors_ID" in arrays else PQIndex(**arrays)
+
+
+def metadata_of(network: Backbone, settings: dict[str, Any], log: Log, parts: Split) -> dict[str, Any]:
+    """What `recommender.json` says: settings, versions, and the split, which evaluation repeats."""
+    return {
+        "format": 1,
+        "versions": {"everyitem": everyitem.__version__, "torch": torch.__version__},
+        "history_length": history_length(network),
+        "settings": settings,
+        "protocol": {
+            "split": settings["split"],
+            "seed": settings["seed"],
+            "train_events": parts.train.num_events,
+            "valid_users": len(parts.valid.rows),
+            "test_users": len(parts.test.rows),
+        },
+        "log": {"users": log.num_users, "items": log.num_items, "events": log.num_events, "notes": list(log.notes)},
+    }
+
+
+def write_model(
+    folder: Path,
+    network: Backbone,
+    table: Items,
+    log: Log,
+    train_histories: Histories,
+    metadata: dict[str, Any],
+) -> None:
+    """Write everything that answers: encoder (safetensors and ONNX), index, items, metadata, model card."""
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()}, folder / "encoder.safetensors"
+    )
+    metadata["export_error"] = export_onnx(network, folder / "encoder.onnx")
+    events = np.bincount(train_histories.events(), minlength=log.num_items)
+    items = log.items.with_columns(pl.Series(EVENTS, events, dtype=pl.Int64))
+    encoder = Encoder(folder / "encoder.onnx", metadata["history_length"])
+    Recommender(encoder, build_index(table), items, metadata).save(folder)
+    (folder / "README.md").write_text(_model_card(metadata))
+
+
+def write_metrics(folder: Path, state: Progressed, facts: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Write `metrics.json`: the protocol, how training went, and sizes in bytes."""
+    metrics = {
+        "protocol": metadata["protocol"],
+        "validation_ndcg@10": state.best,
+        "training_seconds": state.seconds,
+        **facts,
+        "updates": state.updates,
+        "positions": state.positions,
+        "positions_per_second": state.positions / max(state.seconds, 1e-9),
+        "encoder_bytes": (folder / "encoder.onnx").stat().st_size,
+        "index_bytes": sum(array.nbytes for array in open_current(folder / "index").sections.values()),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def _model_card(metadata: dict[str, Any]) -> str:
+    settings, log = metadata["settings"], metadata["log"]
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    return (
+        f"# {settings['backbone']} with {settings['items']} items\n\nA next-item recommender made by everyitem "
+        f"{metadata['versions']['everyitem']} from {log['events']:,} events of {log['users']:,} users on "
+        f"{log['items']:,} items.\nSplit: {metadata['protocol']['split']}; what it was not trained on is stated in "
+        f"`metrics.json`.\n\n| setting | value |\n|---|---|\n{rows}\n\n`everyitem recommend` needs "
+        f"`encoder.onnx`, `items.parquet`, `recommender.json` and `index/`;\n`training/` may be deleted.\n"
+    )

@@ -1,0 +1,174 @@
+"""One training from log to model folder: split, item embeddings, loop, files. `fit` has checked the settings."""
+
+import json
+import math
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from everyitem.compress.assign import Assigned, assign_codes, compress_vectors
+from everyitem.data.batches import Batches, windows
+from everyitem.data.interactions import Log
+from everyitem.data.splits import Holdout, split_log
+from everyitem.evaluate.measures import ndcg, ranks_of
+from everyitem.index.dense import DenseIndex
+from everyitem.index.files import load_index
+from everyitem.learn.folder import build_index, metadata_of, write_metrics, write_model
+from everyitem.model import loss as losses
+from everyitem.model.export import torch_queries
+from everyitem.model.items import DenseItems, Items, PQItems
+from everyitem.model.train import Loss, Objective, Progressed, train
+from everyitem.model.transformer import Backbone, GBERT4Rec, SASRec
+from everyitem.recommender import Recommender, load
+from everyitem.types import Histories
+
+Settings = dict[str, Any]
+MAY_CHANGE = ("epochs", "minutes", "patience")
+"""Settings that a resumed run may have otherwise: they only say when to stop."""
+
+
+def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, resume: bool, show: bool) -> Recommender:
+    """Do what `fit` promises, with its keyword arguments in `settings`."""
+    training = folder / "training"
+    if threads:
+        torch.set_num_threads(threads)
+    parts = split_log(log, settings["split"], seed=settings["seed"])
+    torch.manual_seed(settings["seed"])
+    network = _backbone(settings)
+    # a masked model sees its target's place among the `length` positions, a causal one has it beyond them
+    rows = windows(parts.train.histories, settings["length"] - (network.objective == "masked"))
+    if not len(rows) or not len(parts.valid.rows):
+        raise ValueError(
+            f"after the split ({settings['split']}) {len(rows)} histories are left to train on and "
+            f"{len(parts.valid.rows)} users to validate with; give a log with longer histories (4 events or more)"
+        )
+    _keep_settings(training, settings, resume)
+    table, facts = _items(log, parts.train, training, settings, network, threads=threads, resume=resume, show=show)
+    state = _train(network, table, rows, parts.valid, training, settings, threads=threads, resume=resume, show=show)
+    metadata = metadata_of(network, settings, log, parts)
+    write_model(folder, network, table, log, parts.train.histories, metadata)
+    write_metrics(folder, state, facts, metadata)
+    return load(folder)
+
+
+def _backbone(settings: Settings) -> Backbone:
+    kind = SASRec if settings["backbone"] == "sasrec" else GBERT4Rec
+    return kind(**{name: settings[name] for name in ("dim", "blocks", "length", "dropout")})
+
+
+def _train(
+    network: Backbone,
+    table: Items,
+    rows: Histories,
+    valid: Holdout,
+    training: Path,
+    settings: Settings,
+    *,
+    threads: int | None,
+    **running: Any,
+) -> Progressed:
+    """The loop, with the settings that are not simply handed on."""
+    updates_per_epoch = int(rows.lengths.sum()) // settings["batch_positions"]
+    one_negative = settings["loss"] == "bce"
+    has_dense_start = settings["items"] == "pq" and settings["codes"] == "dense"
+    return train(
+        Objective(network, table, _loss(settings["loss"], table.num_items)),
+        Batches(rows, positions=settings["batch_positions"], seed=settings["seed"]),
+        training,
+        validate=partial(_validation_ndcg, network, table, valid, threads),
+        num_negatives=1 if one_negative else settings["num_negatives"],
+        negatives_per_position=one_negative,
+        minutes=_half(settings["minutes"]) if has_dense_start else settings["minutes"],
+        validate_every=settings["validate_every"] or min(max(updates_per_epoch, 200), 1000),
+        **{name: settings[name] for name in ("learning_rate", "epochs", "patience", "seed")},
+        **running,
+    )
+
+
+def _loss(name: str, num_items: int) -> Loss:
+    base_rate = math.log(num_items)
+    functions: dict[str, Loss] = {
+        "softmax": losses.sampled_softmax,
+        "gbce": partial(losses.gbce, offset=base_rate),
+        "bce": partial(losses.gbce, calibration=0.0, offset=base_rate),
+        "full-softmax": losses.full_softmax,
+    }
+    return functions[name]
+
+
+def _validation_ndcg(network: Backbone, table: Items, valid: Holdout, threads: int | None) -> float:
+    top = build_index(table).top_k(torch_queries(network, table, valid.histories), 10, threads=threads)
+    return float(ndcg(ranks_of(top.items, valid.targets), 10).mean())
+
+
+def _items(
+    log: Log, train_log: Log, training: Path, settings: Settings, network: Backbone, **running: Any
+) -> tuple[Items, dict[str, Any]]:
+    """Item embeddings, and what there is to say about them for `metrics.json`."""
+    if settings["items"] == "dense":
+        return DenseItems(log.num_items, settings["dim"]), {}
+    if settings["codes"] != "dense":
+        return _pq_items(train_log, settings, training)
+    dense = training / "dense"
+    if not (training / "codes.npz").is_file():
+        learn(log, dense, settings | {"items": "dense", "minutes": _half(settings["minutes"])}, **running)
+    network.load_state_dict(load_file(dense / "encoder.safetensors"))
+    table, facts = _pq_items(train_log, settings, training)
+    return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
+
+
+def _half(minutes: float | None) -> float | None:
+    return None if minutes is None else minutes / 2
+
+
+def _pq_items(train_log: Log, settings: Settings, training: Path) -> tuple[PQItems, dict[str, Any]]:
+    """PQ item embeddings, and what there is to say about their codes, which are kept for a resumed run."""
+    started, path = time.perf_counter(), training / "codes.npz"
+    if not path.is_file():
+        found = _assign(train_log, settings, training)
+        temporary = training / "codes.new.npz"
+        np.savez(temporary, seconds=time.perf_counter() - started, **found.arrays())  # type: ignore[arg-type]
+        temporary.replace(path)
+    with np.load(path, allow_pickle=False) as stored:
+        assigned, seconds = Assigned.from_arrays(dict(stored)), float(stored["seconds"])
+    table = PQItems(
+        assigned.codes_IM, settings["dim"], codebooks_MBd=assigned.codebooks_MBd, rotation_DD=assigned.rotation_DD
+    )
+    return table, {"coding_seconds": seconds, "ties": assigned.ties._asdict()}
+
+
+def _assign(train_log: Log, settings: Settings, training: Path) -> Assigned:
+    num_splits, seed = settings["num_splits"], settings["seed"]
+    if settings["codes"] == "dense":
+        index = load_index(training / "dense" / "index")
+        assert isinstance(index, DenseIndex)
+        return compress_vectors(np.array(index.vectors_ID), num_splits, seed=seed)
+    histories, num_items = train_log.histories, train_log.num_items
+    return assign_codes(histories, num_items, settings["codes"], num_splits, dim=settings["dim"], seed=seed)
+
+
+def _keep_settings(folder: Path, settings: Settings, resume: bool) -> None:
+    """Refuse to resume a run that had other settings; more time, epochs or patience are allowed."""
+    path = folder / "settings.json"
+    if resume and path.is_file():
+        before = json.loads(path.read_text())
+        changed = [k for k in settings if before.get(k) != settings[k] and k not in MAY_CHANGE]
+        if changed:
+            was = ", ".join(f"{k}={before.get(k)}" for k in changed)
+            raise ValueError(
+                f"{folder.parent}: cannot resume, the run was started with {was}; give the same or train anew"
+            )
+    elif folder.exists() and not resume:
+        if not path.is_file():
+            raise ValueError(
+                f"{folder}: not of a training by everyitem, so it is not overwritten; choose another folder"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
