@@ -35,11 +35,17 @@ PY
     mv "$out.part" "$out"
 }
 
+large() { # options for catalogues of more than 200,000 items, whose codes do not come from a dense model
+    if [[ $1 == oss-edits* ]]; then echo --dim 128 --dropout 0.1; fi
+}
+
 # model by model, so that an interrupted run has the first models of every set
-for set in "${sets[@]}"; do run "$set" sasrec-pq; done
+for set in "${sets[@]}"; do run "$set" sasrec-pq $(large "$set"); done
 for set in "${sets[@]}"; do
     # a dense table of 1.3M items costs 1 GB per 64 dimensions with its optimiser, and a full update every step
     [[ $set == oss-edits ]] || run "$set" sasrec-dense --items dense
 done
-for set in "${sets[@]}"; do run "$set" gsasrec-pq --loss gbce --num-negatives 256; done
-for set in "${sets[@]}"; do run "$set" gbert4rec-pq --backbone gbert4rec --loss gbce --num-negatives 256; done
+for set in "${sets[@]}"; do run "$set" gsasrec-pq --loss gbce --num-negatives 256 $(large "$set"); done
+for set in "${sets[@]}"; do
+    run "$set" gbert4rec-pq --backbone gbert4rec --loss gbce --num-negatives 256 $(large "$set")
+done
