@@ -195,7 +195,8 @@ def test_the_help_of_train_shows_every_setting_and_its_default(works, monkeypatc
         assert f"--{parameter.name.replace('_', '-')} " in shown
         assert helps[parameter.name][:40] in shown
         if parameter.default not in (None, False):
-            assert f"[default: {parameter.default}]" in shown
+            default = parameter.name.replace("_", "-") if parameter.default is True else parameter.default
+            assert f"[default: {default}]" in shown
     assert "--show" not in shown
 
 

@@ -22,7 +22,8 @@ from everyitem.index.pq import PQIndex
 from everyitem.learn.fit import fit
 from everyitem.recommender import Recommender, load
 
-TRAINING_MINUTES = 0.35
+TRAINING = {"minutes": 0.4, "dim": 128, "dropout": 0.1, "num_splits": 16}
+CODED, DENSE = "SASRec, 16-byte codes", "SASRec, dense"
 MAX_TEST_USERS = 3000
 
 
@@ -44,16 +45,14 @@ def run(folder: Path | None, *, num_items: int, console: Console) -> None:
         f"{log.num_events:,} events of {log.num_users:,} users on {log.num_items:,} items in {log_folder}", markup=False
     )
 
-    _section(
-        console, "2  Train", "SASRec twice, for the same time: items as 8-byte codes (RecJPQ), and a vector per item"
-    )
+    _section(console, "2  Train", "SASRec twice, for the same time: items as 16-byte codes, and a vector per item")
     for name, path in (("pq", model), ("dense", dense)):
-        fit(log, path, items=name, minutes=TRAINING_MINUTES, dim=128, show=console.is_terminal)  # type: ignore[arg-type]
-    _sizes(console, {"8-byte codes": model, "dense": dense})
+        fit(log, path, items=name, show=console.is_terminal, **TRAINING)  # type: ignore[arg-type]
+    _sizes(console, {CODED: model, DENSE: dense})
 
     _section(console, "3  Evaluate", "the last event of every user, against the whole catalogue: no sampled negatives")
     results = evaluate_models([model, dense], log_folder, baselines=True, max_users=MAX_TEST_USERS, time_users=200)
-    names = {str(model): "SASRec, 8-byte codes", str(dense): "SASRec, dense"}
+    names = {str(model): CODED, str(dense): DENSE}
     plain = {names.get(name, name): result.to_json() for name, result in results.items()}
     rows = report.rows_of(plain, ("ndcg@10", "recall@10"))
     console.print(report.grid_table(rows, title=f"leave-one-out, {min(MAX_TEST_USERS, log.num_users):,} users"))
@@ -83,7 +82,7 @@ def _section(console: Console, title: str, explanation: str) -> None:
 def _sizes(console: Console, models: dict[str, Path]) -> None:
     for name, path in models.items():
         size = sum(file.stat().st_size for file in (path / "index").rglob("*.npy"))
-        console.print(f"  {name:>12}: index {size / 1e6:.1f} MB")
+        console.print(f"  {name}: index {size / 1e6:.1f} MB")
 
 
 def _recommend(console: Console, recommender: Recommender, history: list[str]) -> list[str]:

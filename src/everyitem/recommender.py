@@ -325,8 +325,8 @@ class Recommender:
             "encoder.onnx": _digest((folder / "encoder.onnx").read_bytes()),
             "items.parquet": _digest(new_items.read_bytes()),
             "index": _index_digest(self.index),
-            "recommender.json": _metadata_digest(self.metadata),
         }
+        self.metadata[FINGERPRINTS]["recommender.json"] = _metadata_digest(self.metadata)
         new_metadata.write_text(json.dumps(self.metadata, indent=2) + "\n")
         self.index.save(folder / "index")
         new_items.replace(folder / "items.parquet")
@@ -346,9 +346,9 @@ def load(folder: str | Path) -> Recommender:
             f"{folder}: no model here (recommender.json is missing); train one with `everyitem train`"
         )
     metadata = _read_metadata(folder)
-    fingerprints = metadata.get(FINGERPRINTS, {})
+    fingerprints = metadata[FINGERPRINTS]
     for name in ("encoder.onnx", "items.parquet"):
-        if name in fingerprints and _digest((folder / name).read_bytes()) != fingerprints[name]:
+        if _digest((folder / name).read_bytes()) != fingerprints[name]:
             raise ValueError(f"{folder / name}: damaged or of another model (checksum differs); {REMEDY}")
     try:
         items = pl.read_parquet(folder / "items.parquet", memory_map=True, glob=False)
@@ -360,7 +360,7 @@ def load(folder: str | Path) -> Recommender:
             f"{folder}: items.parquet has {len(items):,} rows and the index {index.num_items:,} items; "
             f"they do not belong together, {REMEDY}"
         )
-    if fingerprints and _index_digest(index) != fingerprints.get("index"):
+    if _index_digest(index) != fingerprints["index"]:
         raise ValueError(f"{folder / 'index'}: holds other vectors than this model's; {REMEDY}")
     return Recommender(Encoder(folder / "encoder.onnx", metadata["history_length"]), index, items, metadata)
 
@@ -368,9 +368,8 @@ def load(folder: str | Path) -> Recommender:
 def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads((folder / "recommender.json").read_text())
-        stated = metadata.get(FINGERPRINTS, {}).get("recommender.json", _metadata_digest(metadata))
-        damaged = stated != _metadata_digest(metadata) or not isinstance(metadata["history_length"], int)
-    except (AttributeError, KeyError, RecursionError, ValueError):
+        damaged = metadata[FINGERPRINTS]["recommender.json"] != _metadata_digest(metadata)
+    except (KeyError, RecursionError, TypeError, ValueError):
         damaged = True
     if damaged:
         raise ValueError(f"{folder / 'recommender.json'}: damaged; {REMEDY}")
@@ -378,7 +377,9 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _metadata_digest(metadata: dict[str, Any]) -> str:
-    return _digest(json.dumps({name: value for name, value in metadata.items() if name != FINGERPRINTS}).encode())
+    """Of everything but itself, the other fingerprints included."""
+    others = {name: value for name, value in metadata[FINGERPRINTS].items() if name != "recommender.json"}
+    return _digest(json.dumps(metadata | {FINGERPRINTS: others}).encode())
 
 
 def _index_digest(index: PQIndex | DenseIndex) -> str:

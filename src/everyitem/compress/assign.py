@@ -91,6 +91,18 @@ def _hybrid(histories: Histories, num_items: int, num_splits: int, dim: int, see
     return Assigned(codes_IM, codebooks_MBd, None, ties)
 
 
+def starting_vectors(histories: Histories, num_items: int, dim: int, *, seed: int) -> Floats:
+    """(I, D) vectors for a dense model to start from: the log's SVD, so that training begins at item similarity.
+
+    Root mean square `INITIAL_SCALE`; items without a history, and dimensions beyond the log's rank, are noise of a
+    fifth of that.
+    """
+    vectors_ID = strategies.svd_vectors(histories, num_items, dim, seed=seed)
+    noise_ID = np.random.default_rng(seed).standard_normal(vectors_ID.shape, dtype=np.float32) * (INITIAL_SCALE / 5)
+    scale = INITIAL_SCALE / max(float(np.sqrt(np.mean(vectors_ID**2))), 1e-12)
+    return np.asarray(vectors_ID * np.float32(scale) + noise_ID, np.float32)
+
+
 def compress_vectors(vectors_ID: Floats, num_splits: int, *, seed: int) -> Assigned:
     """Codes, sub-items and rotation that stand for trained item vectors (OPQ): the start of "dense" codes."""
     found: Quantised = strategies.vector_codes(vectors_ID, num_splits, seed=seed)

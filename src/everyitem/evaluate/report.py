@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+from rich.markup import escape
 from rich.table import Table
 
 from everyitem.evaluate.measures import Difference
@@ -36,7 +37,7 @@ def evaluation_table(result: Mapping[str, Any], *, title: str) -> Table:
     names = [name for name, value in result.items() if isinstance(value, Mapping) and "low" in value]
     measures = list(dict.fromkeys(name.split("@")[0] for name in names))
     cuts = list(dict.fromkeys(name.split("@")[1] for name in names))
-    table = Table(title=title, caption=_caption(result), caption_justify="left")
+    table = Table(title=escape(title), caption=_caption(result), caption_justify="left")
     table.add_column("")
     for k in cuts:
         table.add_column(f"@{k}", justify="right")
@@ -47,7 +48,7 @@ def evaluation_table(result: Mapping[str, Any], *, title: str) -> Table:
 
 def comparison_table(differences: Mapping[str, Difference], *, a: str, b: str) -> Table:
     """What `compare` returned: where A is ahead of B, by how much, and whether chance explains it."""
-    table = Table(title=f"{a} - {b}", caption="paired by user; 95 % bootstrap interval, randomisation test")
+    table = Table(title=escape(f"{a} - {b}"), caption="paired by user; 95 % bootstrap interval, randomisation test")
     for heading in ("metric", "difference", "interval", "p"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for metric, (value, low, high, p_value) in differences.items():
@@ -62,13 +63,13 @@ def grid_table(rows: Iterable[Row], *, title: str) -> Table:
     metrics = list(dict.fromkeys(row.metric for row in rows))
     cells = {(row.model, row.metric): row for row in rows}
     best = {metric: max(row.value for row in rows if row.metric == metric) for metric in metrics}
-    table = Table(title=title, caption="± half the 95 % interval", caption_justify="left")
+    table = Table(title=escape(title), caption="± half the 95 % interval", caption_justify="left")
     table.add_column("model")
     for metric in metrics:
         table.add_column(metric, justify="right")
     for model in dict.fromkeys(row.model for row in rows):
         found = (cells.get((model, metric)) for metric in metrics)
-        table.add_row(model, *("-" if row is None else _cell(row, best[row.metric]) for row in found))
+        table.add_row(escape(model), *("-" if row is None else _cell(row, best[row.metric]) for row in found))
     return table
 
 

@@ -144,7 +144,7 @@ def _only(shapes: Mapping[str, tuple[int, ...]], name: str | None, path: Path) -
 
 def _load_parquet(path: Path, name: str | None) -> Embeddings:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path} is not a parquet file ({error})") from None
     item_ids = frame["item_id"].to_numpy() if "item_id" in frame.columns else None

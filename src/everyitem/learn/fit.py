@@ -34,6 +34,7 @@ def fit(
     loss: LossName = "softmax",
     codes: CodesName | None = None,
     num_splits: int | None = None,
+    warm_start: bool = True,
     dim: int = 64,
     blocks: int = 2,
     length: int = 50,
@@ -66,6 +67,8 @@ def fit(
             (OPQ) and trains on from there; the others need the log alone, for catalogues whose dense table is too big.
             None: "dense" up to 200,000 items, "hybrid" beyond.
         num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond.
+        warm_start: dense item vectors start from an SVD of the log, as those of "kmeans" and "hybrid" codes do. The
+            published models start at random.
         dim: D, a multiple of `num_splits`.
         blocks: attention blocks.
         length: T, events of a history that the model sees.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from everyitem.compress.assign import Assigned, assign_codes, compress_vectors
+from everyitem.compress.assign import Assigned, assign_codes, compress_vectors, starting_vectors
 from everyitem.data.batches import Batches, windows
 from everyitem.data.interactions import Log
 from everyitem.data.splits import Holdout, split_log
@@ -112,7 +112,9 @@ def _items(
 ) -> tuple[Items, dict[str, Any]]:
     """Item embeddings, and what there is to say about them for `metrics.json`."""
     if settings["items"] == "dense":
-        return DenseItems(log.num_items, settings["dim"]), {}
+        histories, num_items, dim = train_log.histories, log.num_items, settings["dim"]
+        start = starting_vectors(histories, num_items, dim, seed=settings["seed"]) if settings["warm_start"] else None
+        return DenseItems(num_items, dim, vectors_ID=start), {}
     if settings["codes"] != "dense":
         return _pq_items(train_log, settings, training)
     dense = training / "dense"

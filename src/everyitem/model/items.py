@@ -12,12 +12,20 @@ from torch.nn import functional as F
 
 
 class DenseItems(nn.Module):
-    """One trained vector per item: 4 D bytes each, and as much again twice for the optimiser."""
+    """One trained vector per item: 4 D bytes each, and as much again twice for the optimiser.
 
-    def __init__(self, num_items: int, dim: int) -> None:
+    Args:
+        num_items: I.
+        dim: D.
+        vectors_ID: vectors to start from; None draws them from N(0, .02^2).
+    """
+
+    def __init__(self, num_items: int, dim: int, *, vectors_ID: NDArray[np.float32] | None = None) -> None:
         super().__init__()
         self.num_items, self.dim = num_items, dim
-        self.vectors = nn.Parameter(torch.randn(num_items, dim) * 0.02)
+        self.vectors = nn.Parameter(
+            torch.randn(num_items, dim) * 0.02 if vectors_ID is None else torch.tensor(vectors_ID)
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) int positions -> (..., D)."""
