@@ -8,6 +8,7 @@ from everyitem.evaluate.report import Row, rows_of, write_bar_chart
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+METRICS = ("ndcg@10", "recall@10")
 MODELS = ("sasrec-dense", "sasrec-pq", "gsasrec-pq", "gbert4rec-pq")
 BASELINES = ("popularity", "repeat last", "Markov", "ItemKNN")
 PUBLISHED = {
@@ -43,25 +44,25 @@ def main() -> None:
 def _section(name: str, models: dict[str, Any]) -> str:
     others = next((model["others"] for model in models.values() if "others" in model), {})
     everything = {key: others[key] for key in BASELINES if key in others} | models
-    rows = rows_of(everything, ("ndcg@10", "recall@10"))
-    best = max((row for row in rows if row.metric == "ndcg@10"), key=lambda row: row.value).model
-    write_bar_chart(rows, RESULTS / f"{name}.svg", title=name, highlight=best)
+    rows = rows_of(everything, METRICS)
+    best = {metric: max(row.value for row in rows if row.metric == metric) for metric in METRICS}
+    winner = next(row.model for row in rows if row.metric == METRICS[0] and row.value == best[METRICS[0]])
+    write_bar_chart(rows, RESULTS / f"{name}.svg", title=name, highlight=winner)
     first = next(iter(models.values()))
-    minutes = first["settings"]["minutes"]
     head = (
-        f"\n## {name}\n\n{first['num_items']:,} items, {first['users']:,} test users, {minutes:g} minutes of training; "
+        f"\n## {name}\n\n{first['num_items']:,} items, {first['users']:,} test users, "
+        f"{first['settings']['minutes']:g} minutes of training; {first['seen_targets']:.1%} of the targets stand in "
+        "the user's history.\n"
     )
-    head += f"{first['seen_targets']:.1%} of the targets stand in the user's history.\n"
     columns = ("model", "NDCG@10", "Recall@10", "index MB", "encoder MB", "training s", "mST ms", "mRT ms")
     table = f"\n| {' | '.join(columns)} |\n|---{'|--:' * (len(columns) - 1)}|\n"
-    lines = [_line(key, rows, everything[key], key == best) for key in everything]
+    lines = [_line(key, rows, everything[key], best) for key in everything]
     lines += [f"| *{key}* | *{n:.4f}* | *{r:.4f}* | | | | | |" for key, (n, r) in PUBLISHED.get(name, {}).items()]
     return head + table + "\n".join(lines) + f"\n\n![{name}](results/{name}.svg)\n"
 
 
-def _line(key: str, rows: list[Row], result: dict[str, Any], best: bool) -> str:
-    cells = [f"{row.value:.4f} ± {(row.high - row.low) / 2:.4f}" for row in rows if row.model == key]
-    cells = [f"**{cell}**" if best else cell for cell in cells]
+def _line(key: str, rows: list[Row], result: dict[str, Any], best: dict[str, float]) -> str:
+    cells = [_cell(row, best[row.metric]) for row in rows if row.model == key]
     training = result.get("training")
     if training:
         seconds = training["training_seconds"] + training.get("dense_start", {}).get("training_seconds", 0.0)
@@ -70,6 +71,11 @@ def _line(key: str, rows: list[Row], result: dict[str, Any], best: bool) -> str:
     else:
         cells += [""] * 5
     return f"| {key} | " + " | ".join(cells) + " |"
+
+
+def _cell(row: Row, best: float) -> str:
+    text = f"{row.value:.4f} ± {(row.high - row.low) / 2:.4f}"
+    return f"**{text}**" if row.value == best else text
 
 
 if __name__ == "__main__":

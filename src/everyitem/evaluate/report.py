@@ -33,11 +33,11 @@ def rows_of(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str]) ->
 
 
 def evaluation_table(result: Mapping[str, Any], *, title: str) -> Table:
-    """One evaluation: measures down, cut-offs across, 95 % intervals in the cells; below, how and how fast."""
+    """One evaluation: measures down, cut-offs across, half the 95 % interval in the cells; below, how and how fast."""
     names = [name for name, value in result.items() if isinstance(value, Mapping) and "low" in value]
     measures = list(dict.fromkeys(name.split("@")[0] for name in names))
     cuts = list(dict.fromkeys(name.split("@")[1] for name in names))
-    table = Table(title=escape(title), caption=_caption(result), caption_justify="left")
+    table = Table(title=escape(title), caption=_caption(result), caption_justify="left", min_width=76)
     table.add_column("")
     for k in cuts:
         table.add_column(f"@{k}", justify="right")
@@ -125,7 +125,7 @@ def _styled(chart: Any) -> Any:
 
 
 def _estimate(value: float, low: float, high: float) -> str:
-    return f"{value:.4f}\n[dim]{low:.4f}..{high:.4f}[/dim]"
+    return f"{value:.4f}\n[dim]± {(high - low) / 2:.4f}[/dim]"
 
 
 def _cell(row: Row, best: float) -> str:
@@ -136,8 +136,8 @@ def _cell(row: Row, best: float) -> str:
 def _caption(result: Mapping[str, Any]) -> str:
     seen = "excluded" if result["exclude_seen"] else "allowed"
     lines = [
-        f"{result['users']:,} users, {result['num_items']:,} items, all ranked; seen items {seen}"
-        f" ({result['seen_targets']:.1%} of targets were seen)"
+        f"{result['users']:,} users, {result['num_items']:,} items, all ranked",
+        f"seen items {seen} ({result['seen_targets']:.1%} of targets were seen)",
     ]
     lines += [f"{name} {value:.1%}" for name, value in result.items() if name.startswith(("coverage@", "head_share@"))]
     lines += [
