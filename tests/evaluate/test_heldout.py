@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -116,8 +114,9 @@ def test_models_with_other_catalogues_are_refused(tiny_models, tiny_log, copied)
 
 def test_a_model_that_does_not_state_its_split_is_refused(copied, tiny_log):
     folder = copied("pq")
-    metadata = json.loads((folder / "recommender.json").read_text())
-    (folder / "recommender.json").write_text(json.dumps({"history_length": metadata["history_length"]}))
+    model = load(folder)
+    del model.metadata["protocol"]
+    model.save(folder)
     with pytest.raises(ValueError, match="does not state its split"):
         evaluate_models([folder], tiny_log)
 
