@@ -65,6 +65,10 @@ def run(objective, folder, **settings):
         "validate": lambda: ndcg_of(objective),
         "validate_every": 4,
         "num_negatives": 5,
+        "learning_rate": 1e-3,
+        "epochs": 1000,
+        "patience": 5,
+        "seed": 0,
         "show": False,
     } | settings
     batches = settings.pop("batches", None) or batches_of(objective)
