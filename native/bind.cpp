@@ -8,11 +8,13 @@
 
 #include <cmath>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 
+#include "arrange.h"
 #include "dispatch.h"
-#include "scan.h"
+#include "search.h"
 
 namespace nb = nanobind;
 using namespace everyitem;
@@ -23,7 +25,7 @@ template <class T, int kDims>
 using In = nb::ndarray<const T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Out = nb::ndarray<nb::numpy, T>;
-using Found = std::tuple<Out<int32_t>, Out<float>, Out<int64_t>>;
+using Found = std::tuple<Out<int32_t>, Out<float>, Out<float>, Out<int64_t>>;
 
 // An array that C++ fills and Python then owns.
 template <class T>
@@ -89,13 +91,13 @@ template <class Index>
 Found search(void (*algorithm)(const Index&, const Request&, Answer), const Index& index, const Request& request) {
     const auto rows = static_cast<size_t>(request.num_rows), k = static_cast<size_t>(request.k);
     Filled<int32_t> items({rows, k});
-    Filled<float> scores({rows, k});
+    Filled<float> scores({rows, k}), bound({rows});
     Filled<int64_t> scored({rows});
     {
         nb::gil_scoped_release release;
-        algorithm(index, request, {items.values.get(), scores.values.get(), scored.values.get()});
+        algorithm(index, request, {items.values.get(), scores.values.get(), bound.values.get(), scored.values.get()});
     }
-    return {items.to_python(), scores.to_python(), scored.to_python()};
+    return {items.to_python(), scores.to_python(), bound.to_python(), scored.to_python()};
 }
 
 Codebooks checked(const In<float, 3>& codebooks, const In<float, 2>& query) {
@@ -136,13 +138,148 @@ Out<float> dense_scores(In<float, 2> query, In<float, 2> vectors) {
     return scores.to_python();
 }
 
-Found pq_top_k(In<float, 2> query, In<float, 3> codebooks, In<uint8_t, 2> codes, int64_t k,
-               std::optional<In<uint8_t, 2>> allow, std::optional<In<int32_t, 2>> exclude,
-               std::optional<In<uint8_t, 1>> removed, double seconds, int threads) {
-    const Codebooks books = checked(codebooks, query);
-    require(codes.shape(1) == codebooks.shape(0), "codes and codebooks differ in splits");
-    const PQ index{books, codes.data(), static_cast<int64_t>(codes.shape(0))};
-    return search(scan_pq, index, make_request(query, k, {allow, exclude, removed, seconds, threads}, codes.shape(0)));
+using LevelArrays = std::tuple<In<uint8_t, 3>, In<uint8_t, 2>, In<uint8_t, 2>>;  // codes, low, high
+// Codes as rows, in blocks (or none yet), positions of the slots (or none: in order), levels.
+using PartArrays =
+    std::tuple<In<uint8_t, 2>, std::optional<In<uint8_t, 3>>, std::optional<In<int32_t, 1>>, std::vector<LevelArrays>>;
+
+int64_t blocks_for(int64_t count) { return (count + 63) / 64; }
+
+// A catalogue of codes; keeps the arrays that it was made of alive.
+class PQCatalogue {
+  public:
+    PQCatalogue(In<float, 3> codebooks, std::vector<PartArrays> parts, int64_t whole_level)
+        : codebooks_(std::move(codebooks)), parts_(std::move(parts)) {
+        const auto splits = codebooks_.shape(0);
+        index_ = {{codebooks_.data(), static_cast<int>(splits), static_cast<int>(codebooks_.shape(1)),
+                   static_cast<int>(codebooks_.shape(2))},
+                  {},
+                  {},
+                  {},
+                  0,
+                  whole_level};
+        for (const auto& [codes, blocks, positions, levels] : parts_) {
+            const auto count = static_cast<int64_t>(codes.shape(0));
+            require(codes.shape(1) == splits, "codes and codebooks differ in splits");
+            index_.runs.push_back({codes.data(), index_.num_items, count});
+            const auto slots = positions ? static_cast<int64_t>(positions->shape(0)) : count;
+            if (blocks) index_.parts.push_back(checked_blocks(*blocks, positions, levels, slots));
+            index_.num_items += count;
+        }
+    }
+
+    Found top_k(In<float, 2> query, int64_t k, std::optional<In<uint8_t, 2>> allow,
+                std::optional<In<int32_t, 2>> exclude, std::optional<In<uint8_t, 1>> removed, double seconds,
+                int threads, const std::string& algorithm, double gap_factor, int batch_size) {
+        checked(codebooks_, query);
+        Request request =
+            make_request(query, k, {allow, exclude, removed, seconds, threads}, static_cast<size_t>(index_.num_items));
+        require(batch_size >= 1, "batch_size must be positive");
+        request.gap_factor = gap_factor;
+        request.batch_size = batch_size;
+        if (algorithm == "recjpqprune") std::call_once(posted_, [this] { post(); });
+        return search(named(algorithm), index_, request);
+    }
+
+  private:
+    void post() {
+        nb::gil_scoped_release release;
+        for (const Codes& run : index_.runs) index_.postings.emplace_back(run, index_.codebooks.num_splits);
+    }
+
+    using Algorithm = void (*)(const PQ&, const Request&, Answer);
+
+    Algorithm named(const std::string& name) const {
+        if (name == "pqtopk") return scan_pq;
+        if (name == "recjpq") return scan_pq_by_split;
+        if (name == "recjpqprune") return recjpq_prune;
+        require(index_.parts.size() == index_.runs.size(), "this algorithm needs the codes in blocks");
+        if (name == "bounded_scan") return bounded_scan;
+        if (name == "block_prune") return block_prune;
+        throw std::invalid_argument("no algorithm " + name);
+    }
+
+    Blocks checked_blocks(const In<uint8_t, 3>& blocks, const std::optional<In<int32_t, 1>>& positions,
+                          const std::vector<LevelArrays>& levels, int64_t slots) const {
+        const size_t splits = codebooks_.shape(0);
+        const auto fits = [&](const In<uint8_t, 3>& array, int64_t items) {
+            return static_cast<int64_t>(array.shape(0)) == blocks_for(items) && array.shape(1) == splits &&
+                   array.shape(2) == 64;
+        };
+        require(fits(blocks, slots), "blocks must be (ceil(slots / 64), M, 64)");
+        Blocks checked{blocks.data(), positions ? positions->data() : nullptr, index_.num_items, slots, {}};
+        int64_t nodes = blocks_for(slots);
+        for (const auto& [codes, low, high] : levels) {
+            require(fits(codes, nodes), "a level's codes must be (ceil(nodes / 64), M, 64)");
+            require(low.shape(0) == splits && low.shape(1) == 256 && high.shape(0) == splits && high.shape(1) == 256,
+                    "a level's covers must be (M, 256)");
+            for (size_t c = 0; c < splits * 256; ++c)
+                require(low.data()[c] <= high.data()[c], "a level's covers must not end before they start");
+            checked.levels.push_back({codes.data(), low.data(), high.data(), nodes});
+            nodes = blocks_for(nodes);
+        }
+        return checked;
+    }
+
+    In<float, 3> codebooks_;
+    std::vector<PartArrays> parts_;
+    PQ index_;
+    std::once_flag posted_;
+};
+
+Out<uint8_t> to_blocks(In<uint8_t, 2> codes, std::optional<In<int32_t, 1>> positions) {
+    const auto count = static_cast<int64_t>(codes.shape(0));
+    require(!positions || positions->shape(0) == codes.shape(0), "positions must be (I,)");
+    for (size_t i = 0; positions && i < positions->shape(0); ++i)
+        require(positions->data()[i] >= 0 && positions->data()[i] < count, "positions must be below I");
+    Filled<uint8_t> blocks({static_cast<size_t>(blocks_for(count)), codes.shape(1), 64});
+    {
+        nb::gil_scoped_release release;
+        fill_blocks(codes.data(), positions ? positions->data() : nullptr, count, static_cast<int>(codes.shape(1)),
+                    blocks.values.get());
+    }
+    return blocks.to_python();
+}
+
+Samples checked_samples(const In<float, 3>& tables, size_t splits) {
+    require(tables.shape(0) == splits && tables.shape(1) == 256 && tables.shape(2) >= 1,
+            "tables must be (M, 256, samples)");
+    return {tables.data(), static_cast<int>(splits), static_cast<int>(tables.shape(2))};
+}
+
+Out<int32_t> order(In<uint8_t, 2> codes, In<float, 3> tables, int threads) {
+    const Samples samples = checked_samples(tables, codes.shape(1));
+    Filled<int32_t> positions({codes.shape(0)});
+    {
+        nb::gil_scoped_release release;
+        order_items(codes.data(), static_cast<int64_t>(codes.shape(0)), samples, threads, positions.values.get());
+    }
+    return positions.to_python();
+}
+
+std::vector<std::tuple<Out<uint8_t>, Out<uint8_t>, Out<uint8_t>>> levels(In<uint8_t, 3> blocks, int64_t num_items,
+                                                                         In<float, 3> tables, int64_t top_nodes,
+                                                                         int threads) {
+    const size_t splits = blocks.shape(1);
+    const Samples samples = checked_samples(tables, splits);
+    require(blocks.shape(2) == 64 && static_cast<int64_t>(blocks.shape(0)) == blocks_for(num_items),
+            "blocks must be (ceil(I / 64), M, 64)");
+    std::vector<std::tuple<Out<uint8_t>, Out<uint8_t>, Out<uint8_t>>> found;
+    Ranges ranges;
+    for (bool first = true; first || ranges.count > top_nodes; first = false) {
+        std::optional<Filled<uint8_t>> codes, low, high;
+        {
+            nb::gil_scoped_release release;
+            ranges = first ? block_ranges(blocks.data(), num_items, samples.num_splits)
+                           : node_ranges(ranges, samples.num_splits);
+            codes.emplace(std::vector<size_t>{static_cast<size_t>(blocks_for(ranges.count)), splits, 64});
+            low.emplace(std::vector<size_t>{splits, 256});
+            high.emplace(std::vector<size_t>{splits, 256});
+            cover_ranges(ranges, samples, threads, low->values.get(), high->values.get(), codes->values.get());
+        }
+        found.emplace_back(codes->to_python(), low->to_python(), high->to_python());
+    }
+    return found;
 }
 
 Found dense_top_k(In<float, 2> query, In<float, 2> vectors, int64_t k, std::optional<In<uint8_t, 2>> allow,
@@ -162,9 +299,17 @@ NB_MODULE(_native, m) {
     m.def("use_cpu", &use_cpu, "name"_a, "Use these kernels from now on, in the whole process.");
     m.def("score_table", &score_table, "query_UD"_a.noconvert(), "codebooks_MdB"_a.noconvert());
     m.def("dense_scores", &dense_scores, "query_UD"_a.noconvert(), "vectors_ID"_a.noconvert());
-    m.def("pq_top_k", &pq_top_k, "query_UD"_a.noconvert(), "codebooks_MdB"_a.noconvert(), "codes_IM"_a.noconvert(),
-          "k"_a, "allow"_a.noconvert().none(), "exclude"_a.noconvert().none(), "removed"_a.noconvert().none(),
-          "seconds"_a, "threads"_a);
+    nb::class_<PQCatalogue>(m, "PQCatalogue", "Item codes, ready to be searched.")
+        .def(nb::init<In<float, 3>, std::vector<PartArrays>, int64_t>(), "codebooks_MdB"_a, "parts"_a, "whole_level"_a)
+        .def("top_k", &PQCatalogue::top_k, "query_UD"_a.noconvert(), "k"_a, "allow"_a.noconvert().none(),
+             "exclude"_a.noconvert().none(), "removed"_a.noconvert().none(), "seconds"_a, "threads"_a, "algorithm"_a,
+             "gap_factor"_a, "batch_size"_a);
+    m.def("to_blocks", &to_blocks, "codes_IM"_a.noconvert(), "positions_I"_a.noconvert().none(),
+          "Rows of codes in blocks of 64, split by split.");
+    m.def("order", &order, "codes_IM"_a.noconvert(), "tables_MBS"_a.noconvert(), "threads"_a,
+          "Positions slot by slot, similar items together.");
+    m.def("levels", &levels, "blocks"_a.noconvert(), "num_items"_a, "tables_MBS"_a.noconvert(), "top_nodes"_a,
+          "threads"_a, "Covers of blocks, of nodes of 64 blocks, and so on: codes, low, high.");
     m.def("dense_top_k", &dense_top_k, "query_UD"_a.noconvert(), "vectors_ID"_a.noconvert(), "k"_a,
           "allow"_a.noconvert().none(), "exclude"_a.noconvert().none(), "removed"_a.noconvert().none(), "seconds"_a,
           "threads"_a);

@@ -1,10 +1,22 @@
 // The table of kernels: what is worth writing per CPU. Every CPU returns the same bits, because a kernel vectorises
-// across sub-items or items and fixes the order of every float32 sum.
+// across sub-items or items and fixes the order of every float32 sum; bytes are sums of whole numbers.
 #pragma once
 
 #include <cstdint>
 
 namespace everyitem {
+
+struct Extent {
+    float largest, smallest, sum;
+};
+
+// What every code of a split costs, in bytes: (num_splits, 256), and the least cost of every 16 neighbouring codes,
+// (num_splits, 16), which is all that a CPU without a 256-entry byte lookup can ask quickly.
+struct ByteTables {
+    const uint8_t* gaps;
+    const uint8_t* nibbles;
+    int num_splits;
+};
 
 struct Kernels {
     const char* name;
@@ -17,6 +29,25 @@ struct Kernels {
     // out[i] = dot(query, vectors[i]) in 16 lanes, lane j adding elements j, j + 16, ... in order; then the lanes are
     // folded in halves: 8, 4, 2, 1.
     void (*dots)(const float* query, const float* vectors, int64_t num_vectors, int dim, float* out);
+
+    // Largest, smallest and (in any order) the sum of finite values.
+    Extent (*extent)(const float* values, int count);
+
+    // gaps[m][b] = min(255, floor((maxima[m] - table[m][b]) * scale)), and the minima of every 16 of them.
+    void (*quantise)(const float* table, const float* maxima, int num_splits, float scale, uint8_t* gaps,
+                     uint8_t* nibbles);
+
+    // least[m][c] = min of gaps[m] over the codes from low[m][c] to high[m][c], and the minima of every 16 of them.
+    void (*least_in_ranges)(const uint8_t* gaps, int num_splits, const uint8_t* low, const uint8_t* high,
+                            uint8_t* least, uint8_t* nibbles);
+
+    // Blocks hold the codes of 64 items, split by split: (num_splits, 64) bytes. The blocks are the `count` first ones,
+    // or those that `chosen` names. Bit i of masks[n]: the byte sum of item i of the n-th block is at most `cut`.
+    void (*find)(const uint8_t* blocks, const int32_t* chosen, int64_t count, ByteTables tables, uint8_t cut,
+                 uint64_t* masks);
+
+    // sums[64 n + i]: the byte sum of item i of block n where it is at most `cut`, something larger elsewhere.
+    void (*sums)(const uint8_t* blocks, int64_t count, ByteTables tables, uint8_t cut, uint8_t* sums);
 };
 
 extern const Kernels scalar_kernels;

@@ -13,9 +13,34 @@ struct Vec {
     Vec operator+(Vec other) const { return {_mm512_add_ps(value, other.value)}; }
     Vec operator*(Vec other) const { return {_mm512_mul_ps(value, other.value)}; }
 };
+
+struct Split {
+    __m512i part[4];
+    static Split load(const uint8_t* gaps, const uint8_t*) {
+        return {{_mm512_loadu_si512(gaps), _mm512_loadu_si512(gaps + 64), _mm512_loadu_si512(gaps + 128),
+                 _mm512_loadu_si512(gaps + 192)}};
+    }
+};
+
+struct Sums {
+    static constexpr bool exact = true;
+    __m512i value = _mm512_setzero_si512();
+    void add(const Split& split, const uint8_t* codes) {
+        const __m512i code = _mm512_loadu_si512(codes);
+        const __m512i low = _mm512_permutex2var_epi8(split.part[0], code, split.part[1]);
+        const __m512i high = _mm512_permutex2var_epi8(split.part[2], code, split.part[3]);
+        value = _mm512_adds_epu8(value, _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), low, high));
+    }
+    uint64_t at_most(uint8_t cut) const {
+        return _mm512_cmple_epu8_mask(value, _mm512_set1_epi8(static_cast<char>(cut)));
+    }
+    void store(uint8_t* out) const { _mm512_storeu_si512(out, value); }
+};
+constexpr int kTogether = 4;
 }  // namespace
 
 #include "kernels.inl"
 
-const everyitem::Kernels everyitem::avx512_kernels{"avx512", score_table, dots};
+const everyitem::Kernels everyitem::avx512_kernels{"avx512", score_table,     dots, extent,
+                                                   quantise, least_in_ranges, find, sums};
 #endif

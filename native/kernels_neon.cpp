@@ -13,9 +13,46 @@ struct Vec {
     Vec operator+(Vec other) const { return {vaddq_f32(value, other.value)}; }
     Vec operator*(Vec other) const { return {vmulq_f32(value, other.value)}; }
 };
+
+struct Split {
+    uint8x16x4_t part[4];
+    static Split load(const uint8_t* gaps, const uint8_t*) {
+        return {{vld1q_u8_x4(gaps), vld1q_u8_x4(gaps + 64), vld1q_u8_x4(gaps + 128), vld1q_u8_x4(gaps + 192)}};
+    }
+};
+
+struct Sums {
+    static constexpr bool exact = true;
+    uint8x16_t value[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
+    void add(const Split& split, const uint8_t* codes) {
+        for (int quarter = 0; quarter < 4; ++quarter) {
+            const uint8x16_t code = vld1q_u8(codes + 16 * quarter);
+            uint8x16_t gap = vqtbl4q_u8(split.part[0], code);  // a code beyond a part's 64 entries finds 0 there
+            for (int p = 1; p < 4; ++p)
+                gap =
+                    vorrq_u8(gap, vqtbl4q_u8(split.part[p], vsubq_u8(code, vdupq_n_u8(static_cast<uint8_t>(64 * p)))));
+            value[quarter] = vqaddq_u8(value[quarter], gap);
+        }
+    }
+    uint64_t at_most(uint8_t cut) const {
+        uint64_t mask = 0;
+        for (int quarter = 0; quarter < 4; ++quarter) {
+            constexpr uint8_t kBits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+            const uint8x16_t kept = vandq_u8(vcleq_u8(value[quarter], vdupq_n_u8(cut)), vld1q_u8(kBits));
+            const uint64_t low = vaddv_u8(vget_low_u8(kept)), high = vaddv_u8(vget_high_u8(kept));
+            mask |= (low | high << 8) << (16 * quarter);
+        }
+        return mask;
+    }
+    void store(uint8_t* out) const {
+        for (int quarter = 0; quarter < 4; ++quarter) vst1q_u8(out + 16 * quarter, value[quarter]);
+    }
+};
+constexpr int kTogether = 1;
 }  // namespace
 
 #include "kernels.inl"
 
-const everyitem::Kernels everyitem::neon_kernels{"neon", score_table, dots};
+const everyitem::Kernels everyitem::neon_kernels{"neon",   score_table,     dots, extent,
+                                                 quantise, least_in_ranges, find, sums};
 #endif

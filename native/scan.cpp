@@ -1,28 +1,27 @@
-#include "scan.h"
-
 #include <vector>
 
 #include "dispatch.h"
+#include "gaps.h"
 #include "parallel.h"
+#include "search.h"
 
 namespace everyitem {
 namespace {
 
-constexpr int kStride = 256;                 // a byte code reads inside its split's table, whatever it is
 constexpr int64_t kItemsPerCheck = 1 << 15;  // the clock is read this often: tens of microseconds
 
 // A scalar loop, because float gathers do not pay: at 1.3M items, M = 8, they took 2.8 ms (AVX2) where it took 1.9.
 // kSplits = 0 leaves the number of splits to run time.
 template <int kSplits>
-void scan_codes(const float* table, const PQ& index, int64_t first, int64_t last, TopK& best) {
-    const int num_splits = kSplits ? kSplits : index.codebooks.num_splits;
-    const uint8_t* code = index.codes_IM + first * num_splits;
+void scan_codes(const float* table, int num_splits, const Codes& run, int64_t first, int64_t last, TopK& best) {
+    if (kSplits) num_splits = kSplits;
+    const uint8_t* code = run.rows_IM + first * num_splits;
     float threshold = best.threshold();
     for (int64_t i = first; i < last; ++i, code += num_splits) {
         float score = table[code[0]];
         for (int m = 1; m < num_splits; ++m) score += table[m * kStride + code[m]];
         if (score < threshold) continue;
-        best.offer(score, static_cast<int32_t>(i));
+        best.offer(score, static_cast<int32_t>(run.first + i));
         threshold = best.threshold();
     }
 }
@@ -40,21 +39,43 @@ auto scan_codes_for(int num_splits) {
     }
 }
 
-void pq_row(const PQ& index, const Request& request, int64_t row, Answer answer) {
+// RecJPQ's order of the loops: a split after the other, so the accumulator is written and read once per split.
+void scan_by_split(const float* table, int num_splits, const Codes& run, int64_t first, int64_t last, TopK& best) {
+    thread_local std::vector<float> scores;
+    const int64_t count = last - first;
+    scores.resize(static_cast<size_t>(count));
+    const uint8_t* codes = run.rows_IM + first * num_splits;
+    for (int64_t i = 0; i < count; ++i) scores[i] = table[codes[i * num_splits]];
+    for (int m = 1; m < num_splits; ++m)
+        for (int64_t i = 0; i < count; ++i) scores[i] += table[m * kStride + codes[i * num_splits + m]];
+    for (int64_t i = 0; i < count; ++i)
+        if (scores[i] >= best.threshold()) best.offer(scores[i], static_cast<int32_t>(run.first + first + i));
+}
+
+// Item by item or split by split, `chunk` items between two looks at the clock.
+template <class Scan>
+void exhaustive_row(const PQ& index, const Request& request, int64_t row, Answer answer, int64_t chunk, Scan scan) {
     const auto& [values, num_splits, split_dim, num_sub_items] = index.codebooks;
     std::vector<float> table(static_cast<size_t>(num_splits) * kStride);
     kernels().score_table(request.query(row), values, num_splits, split_dim, num_sub_items, kStride, table.data());
 
     TopK best(request.k, request.filter(row));
-    const auto scan = scan_codes_for(num_splits);
     int64_t scored = 0;
-    while (scored < index.num_items && !request.expired()) {
-        const int64_t last = std::min(scored + kItemsPerCheck, index.num_items);
-        scan(table.data(), index, scored, last, best);
-        scored = last;
-    }
-    best.write(answer.items_UK + row * request.k, answer.scores_UK + row * request.k);
+    for (const Codes& run : index.runs)
+        for (int64_t first = 0; first < run.count && !request.expired();) {
+            const int64_t last = std::min(first + chunk, run.count);
+            scan(table.data(), num_splits, run, first, last, best);
+            scored += last - first;
+            first = last;
+        }
     answer.scored_U[row] = scored;
+    answer.bound_U[row] = best.threshold();
+    if (scored < index.num_items)
+        for (int m = 0; m < num_splits; ++m) {
+            const Extent extent = kernels().extent(table.data() + m * kStride, num_sub_items);
+            answer.bound_U[row] = m ? answer.bound_U[row] + extent.largest : extent.largest;
+        }
+    best.write(answer.items_UK + row * request.k, answer.scores_UK + row * request.k);
 }
 
 // A tile of vectors is read from memory once for all rows of a group.
@@ -78,6 +99,7 @@ void dense_group(const Dense& index, const Request& request, int64_t first_row, 
         scored += count;
     }
     for (int64_t row = first_row; row < last_row; ++row) {
+        answer.bound_U[row] = best[row - first_row].threshold();
         best[row - first_row].write(answer.items_UK + row * request.k, answer.scores_UK + row * request.k);
         answer.scored_U[row] = scored;
     }
@@ -86,7 +108,14 @@ void dense_group(const Dense& index, const Request& request, int64_t first_row, 
 }  // namespace
 
 void scan_pq(const PQ& index, const Request& request, Answer answer) {
-    for_each(request.num_rows, request.threads, [&](int64_t row) { pq_row(index, request, row, answer); });
+    const auto scan = scan_codes_for(index.codebooks.num_splits);
+    for_each(request.num_rows, request.threads,
+             [&](int64_t row) { exhaustive_row(index, request, row, answer, kItemsPerCheck, scan); });
+}
+
+void scan_pq_by_split(const PQ& index, const Request& request, Answer answer) {
+    for_each(request.num_rows, request.threads,
+             [&](int64_t row) { exhaustive_row(index, request, row, answer, index.num_items, scan_by_split); });
 }
 
 void scan_dense(const Dense& index, const Request& request, Answer answer) {

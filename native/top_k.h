@@ -46,6 +46,12 @@ class TopK {
         std::push_heap(heap_.begin(), heap_.end(), ranks_before);
     }
 
+    void clear() { heap_.clear(); }
+
+    bool contains(int32_t position) const {
+        return std::ranges::any_of(heap_, [=](const Candidate& one) { return one.position == position; });
+    }
+
     // Best first into k slots, (-1, -inf) past the last; empties the heap.
     void write(int32_t* positions, float* scores) {
         std::sort_heap(heap_.begin(), heap_.end(), ranks_before);

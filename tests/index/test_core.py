@@ -36,6 +36,8 @@ from everyitem import _native
 print(_native.cpu())
 """
 
+TABLES = np.zeros((3, 256, 1), np.float32)
+
 
 @compiled
 def test_the_environment_chooses_the_kernels() -> None:
@@ -57,31 +59,41 @@ def test_the_core_checks_shapes_itself() -> None:
     """The last line of defence: whatever a caller does, no read outside an array."""
     query, books, codes = np.zeros((2, 6), np.float32), np.zeros((3, 2, 8), np.float32), np.zeros((9, 3), np.uint8)
     bits = np.zeros((1, 2), np.uint8)
-    good = (query, books, codes, 1, bits, np.zeros((2, 1), np.int32), bits[0], 1.0, 1)
-    CORE.pq_top_k(*good)
-    bad = {
-        0: query[:, :5].copy(),
-        1: books[:2],
-        2: codes[:, :2].copy(),
-        3: 0,
-        4: bits[:, :1],
-        5: good[5][:1],
-        6: bits[0, :1],
-    }
-    for place, value in (bad | {8: 0}).items():
+    good = (query, 1, bits, np.zeros((2, 1), np.int32), bits[0], 1.0, 1, "block_prune", 1.0, 8)
+    blocks, levels = CORE.to_blocks(codes, None), CORE.levels(CORE.to_blocks(codes, None), 9, TABLES, 64, 1)
+    order = np.arange(9, dtype=np.int32)
+    whole = CORE.PQCatalogue(books, [(codes, blocks, order, levels)], 64)
+    whole.top_k(*good)
+    bad = {0: query[:, :5].copy(), 1: 0, 2: bits[:, :1], 3: good[3][:1], 4: bits[0, :1], 6: 0, 7: "quicksort", 9: 0}
+    for place, value in bad.items():
         with pytest.raises(ValueError, match=" "):
-            CORE.pq_top_k(*good[:place], value, *good[place + 1 :])
+            whole.top_k(*good[:place], value, *good[place + 1 :])
     with pytest.raises(TypeError):
-        CORE.pq_top_k(query.astype(np.float64), *good[1:])
+        whole.top_k(query.astype(np.float64), *good[1:])
     with pytest.raises(MemoryError):
-        CORE.pq_top_k(query, books, codes, 2**62, None, None, None, 1.0, 1)
+        whole.top_k(query, 2**62, *good[2:])
+    with pytest.raises(ValueError, match="in blocks"):
+        CORE.PQCatalogue(books, [(codes, None, None, [])], 64).top_k(*good)
+    for part in (
+        (codes[:, :2].copy(), None, None, []),
+        (codes, blocks[:, :2].copy(), None, []),
+        (codes, np.concatenate([blocks, blocks]), None, []),
+        (codes, blocks, np.arange(70, dtype=np.int32), []),
+        (codes, blocks, order, [(np.concatenate([blocks, blocks]), *levels[0][1:])]),
+        (codes, blocks, order, [(levels[0][0], levels[0][1][:, :9].copy(), levels[0][2])]),
+        (codes, blocks, order, [(levels[0][0], levels[0][2] + np.uint8(1), levels[0][1])]),
+    ):
+        with pytest.raises(ValueError, match=r"must|differ"):
+            CORE.PQCatalogue(books, [part], 64)
 
 
 @compiled
 def test_a_code_past_the_codebook_reads_nothing_outside() -> None:
     """Codes are checked when an index is made; a file that changes under the map must still not crash a search."""
     codes = np.full((5, 3), 255, np.uint8)
-    found = CORE.pq_top_k(
-        np.ones((1, 6), np.float32), np.ones((3, 2, 8), np.float32), codes, 2, None, None, None, 1.0, 1
-    )
-    assert found[0].tolist() == [[0, 1]]
+    books = np.ones((3, 2, 8), np.float32)
+    part = (codes, CORE.to_blocks(codes, None), None, CORE.levels(CORE.to_blocks(codes, None), 5, TABLES, 64, 1))
+    for algorithm in ("pqtopk", "bounded_scan", "block_prune"):
+        catalogue = CORE.PQCatalogue(books, [part], 64)
+        found = catalogue.top_k(np.ones((1, 6), np.float32), 2, None, None, None, 1.0, 1, algorithm, 1.0, 8)
+        assert found[0].shape == (1, 2), algorithm

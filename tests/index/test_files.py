@@ -56,7 +56,7 @@ def test_a_sound_folder(saved: tuple[Path, bytes]) -> None:
 def test_sections_are_mapped_and_a_loaded_index_can_change(saved: tuple[Path, bytes]) -> None:
     folder, _ = saved
     index = load_index(folder)
-    array = index._state[0]
+    array = index.codes_IM if isinstance(index, PQIndex) else index.vectors_ID
     while array.base is not None and not isinstance(array, np.memmap):
         array = array.base
     assert isinstance(array, np.memmap)

@@ -109,7 +109,7 @@ BAD_SEARCHES: dict[str, tuple[Callable[[PQIndex], Any], str]] = {
     "threads 0": (lambda i: i.top_k(QUERY, 3, threads=0), "threads is 0"),
     "deadline": (lambda i: i.top_k(QUERY, 3, deadline=-1), "number of seconds >= 0"),
     "deadline nan": (lambda i: i.top_k(QUERY, 3, deadline=np.nan), "number of seconds >= 0"),
-    "algorithm": (lambda i: i.top_k(QUERY, 3, algorithm="bounded_scan"), "this release has 'pqtopk'"),
+    "algorithm": (lambda i: i.top_k(QUERY, 3, algorithm="quicksort"), "there are pqtopk"),
     "allow short": (lambda i: i.top_k(QUERY, 3, allow=np.ones(299, bool)), r"bool of shape \(300,\)"),
     "allow int": (lambda i: i.top_k(QUERY, 3, allow=np.ones(300, int)), "allow is int64"),
     "allow rows": (lambda i: i.top_k(QUERY, 3, allow=np.ones((3, 300), bool)), r"or \(2, 300\)"),

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from everyitem.types import Floats, Ids, TopK
 
 Bits = NDArray[np.uint8]
-Found = tuple[Ids, Floats, NDArray[np.int64]]
+Found = tuple[Ids, Floats, Floats, NDArray[np.int64]]
 
 MAX_ITEMS = 2**31 - 1
 LARGEST = float(np.finfo(np.float32).max)
@@ -38,7 +38,7 @@ def queries(query_UD: ArrayLike, dim: int, largest_value: float) -> Floats:
     query, largest = finite(query_UD, "the query", 2)
     if query.shape[1] != dim:
         raise ValueError(f"the query has shape {query.shape}, but this index needs (rows, {dim})")
-    if largest * largest_value * dim > LARGEST:
+    if largest * largest_value * dim > LARGEST / 4:  # the gap between two scores must fit as well
         raise ValueError(
             f"scores could overflow float32: queries reach {largest:.3g}, the catalogue {largest_value:.3g}, "
             f"at {dim} dimensions; scale either of them down"
@@ -163,8 +163,7 @@ def certified(found: Found, num_items: int, ceilings: Callable[[NDArray[np.bool_
 
     A short row ends in -inf, which is its bound as well: nothing eligible is left outside.
     """
-    items, scores, scored = found
-    bound = scores[:, -1].copy()
+    items, scores, bound, scored = found
     stopped = scored < num_items
     if stopped.any():
         bound[stopped] = ceilings(stopped)

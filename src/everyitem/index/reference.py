@@ -15,7 +15,7 @@ from everyitem.types import Floats, Ids, TopK
 
 Bits = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Found = tuple[Ids, Floats, NDArray[np.int64]]
+Found = tuple[Ids, Floats, Floats, NDArray[np.int64]]
 Postings = tuple[NDArray[np.int64], Ids]
 Ranked = tuple[NDArray[Any], Floats]
 
@@ -192,23 +192,56 @@ def _posting_lists(codes_I: NDArray[np.uint8], num_sub_items: int) -> Postings:
     return starts, np.argsort(codes_I, kind="stable").astype(np.int32)
 
 
-def pq_top_k(
-    query_UD: Floats,
-    codebooks_MdB: Floats,
-    codes_IM: NDArray[np.uint8],
-    k: int,
-    allow: Bits | None,
-    exclude: Ids | None,
-    removed: Bits | None,
-    seconds: float,
-    threads: int,
-) -> Found:
-    """The twin of `_native.pq_top_k`: packed bits, and a clock that is read once per row. `threads` is not used."""
+class PQCatalogue:
+    """The twin of `_native.PQCatalogue`: every algorithm gives the same answer, so one that scores everything will do.
 
-    def scores(query: Floats) -> Floats:
-        return pq_scores(score_table(query, codebooks_MdB), codes_IM)
+    The clock is read once per row.
+    """
 
-    return _searched(query_UD, scores, len(codes_IM), k, (allow, exclude, removed), seconds)
+    def __init__(self, codebooks_MdB: Floats, parts: list[tuple[Any, ...]], whole_level: int) -> None:
+        self._codebooks_MdB = codebooks_MdB
+        self._codes_IM = np.concatenate([codes_IM for codes_IM, *_ in parts])
+
+    def top_k(
+        self,
+        query_UD: Floats,
+        k: int,
+        allow: Bits | None,
+        exclude: Ids | None,
+        removed: Bits | None,
+        seconds: float,
+        threads: int,
+        algorithm: str,
+        gap_factor: float,
+        batch_size: int,
+    ) -> Found:
+        """Packed bits; the other arguments are checked at the door and change nothing here."""
+
+        def scores(query: Floats) -> Floats:
+            return pq_scores(score_table(query, self._codebooks_MdB), self._codes_IM)
+
+        found = _searched(query_UD, scores, len(self._codes_IM), k, (allow, exclude, removed), seconds)
+        ceilings = np.add.accumulate(score_table(query_UD, self._codebooks_MdB).max(axis=2), axis=1)[:, -1]
+        stopped = found[3] < len(self._codes_IM)
+        found[2][stopped] = ceilings[stopped]
+        return found
+
+
+def to_blocks(codes_IM: NDArray[np.uint8], positions_I: Ids | None) -> NDArray[np.uint8]:
+    """(ceil(I / 64), M, 64): rows of codes in blocks of 64 slots, split by split, the last item repeated at the end."""
+    slots = np.minimum(np.arange(-(-len(codes_IM) // 64) * 64), len(codes_IM) - 1)
+    rows_SM = codes_IM[slots if positions_I is None else positions_I[slots]]
+    return np.ascontiguousarray(rows_SM.reshape(-1, 64, codes_IM.shape[1]).transpose(0, 2, 1))
+
+
+def order(codes_IM: NDArray[np.uint8], tables_MBS: Floats, threads: int) -> Ids:
+    """Positions slot by slot, items with the same first codes together: without bounds any order does."""
+    return np.lexsort(codes_IM.T[::-1]).astype(np.int32)
+
+
+def levels(blocks: NDArray[np.uint8], num_items: int, tables_MBS: Floats, top_nodes: int, threads: int) -> list[Any]:
+    """None: the twin scores every item."""
+    return []
 
 
 def dense_top_k(
@@ -221,7 +254,7 @@ def dense_top_k(
     seconds: float,
     threads: int,
 ) -> Found:
-    """The twin of `_native.dense_top_k`, as `pq_top_k` is of its own."""
+    """The twin of `_native.dense_top_k`, packed bits, and a clock that is read once per row; `threads` is not used."""
 
     def scores(query: Floats) -> Floats:
         return dense_scores(query, vectors_ID)
@@ -249,9 +282,9 @@ def _searched(
             mask &= _unpacked(allow[row if len(allow) > 1 else 0], num_items)
         rows.append(top_k(scores(query_UD[row, None]), k, mask, None if exclude is None else exclude[row, None]))
     if not rows:
-        return np.empty((0, k), np.int32), np.empty((0, k), np.float32), np.empty(0, np.int64)
-    items, scores_UK, _, scored = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return items, scores_UK, scored
+        return np.empty((0, k), np.int32), np.empty((0, k), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
+    items, scores_UK, bound, scored = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return items, scores_UK, bound, scored
 
 
 def _unpacked(bits: Bits, num_items: int) -> Mask:

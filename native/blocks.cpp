@@ -1,0 +1,254 @@
+#include "blocks.h"
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+#include "dispatch.h"
+#include "parallel.h"
+
+namespace everyitem {
+namespace {
+
+constexpr int64_t kChunk = 256;        // blocks between two looks at the threshold and the clock
+constexpr int64_t kSampleEvery = 256;  // of so many blocks ...
+constexpr int64_t kSampled = 4;        // ... so many tell a first threshold
+constexpr int64_t kMostSamples = 1 << 13;
+constexpr int64_t kSeedNodes = 8;
+constexpr int64_t kMostSurviving = 3;  // where more than one block in three survives, reading all in order is faster
+
+const float* fill_table(const PQ& index, const float* query, std::vector<float>& table) {
+    const auto& [values, num_splits, split_dim, num_sub_items] = index.codebooks;
+    table.assign(static_cast<size_t>(num_splits) * kStride, kNothing);
+    kernels().score_table(query, values, num_splits, split_dim, num_sub_items, kStride, table.data());
+    return table.data();
+}
+
+// The positions of the `wanted` smallest of `sums` (more where the last is tied, but never more than `most`),
+// ascending.
+void smallest(const std::vector<uint8_t>& sums, int64_t wanted, int64_t most, std::vector<int32_t>& chosen) {
+    int64_t histogram[256] = {};
+    for (const uint8_t sum : sums) ++histogram[sum];
+    int limit = 0;
+    for (int64_t seen = histogram[0]; seen < wanted && limit < 255;) seen += histogram[++limit];
+    chosen.clear();
+    for (size_t n = 0; n < sums.size() && std::ssize(chosen) < most; ++n)
+        if (sums[n] <= limit) chosen.push_back(static_cast<int32_t>(n));
+}
+
+}  // namespace
+
+BlockSearch::BlockSearch(const PQ& index, const Request& request, int64_t row, Work& work)
+    : index_(index),
+      request_(request),
+      work_(work),
+      filter_(request.filter(row)),
+      gaps_(fill_table(index, request.query(row), work.table), index.codebooks.num_splits,
+            index.codebooks.num_sub_items),
+      best_(request.k, filter_) {
+    const auto splits = static_cast<size_t>(index.codebooks.num_splits);
+    work_.least.resize(splits * 256);
+    work_.nibbles.resize(splits * 16);
+}
+
+void BlockSearch::run(bool prune) {
+    if (request_.expired()) return stop(gaps_.top());
+    const bool by_bounds = prune && !index_.parts.front().levels.empty();
+    gaps_.quantise_gap(gaps_.mean_gap());
+    if (by_bounds)
+        seed_by_bounds(index_.parts.front());
+    else
+        seed_by_sampling();
+    if (by_bounds && best_.threshold() == kNothing) seed_by_sampling();
+    floor_ = best_.threshold();
+    best_.clear();  // what was found, and what was dropped, is met again
+    unseen_ = kNothing;
+    gaps_.quantise(floor_);
+    for (const Blocks& part : index_.parts)
+        if (prune && !part.levels.empty())
+            this->prune(part);
+        else
+            scan(part);
+}
+
+// A threshold from a few blocks all over the catalogue.
+void BlockSearch::seed_by_sampling() {
+    for (const Blocks& part : index_.parts) {
+        const int64_t groups = std::min(part.count() / kSampleEvery, kMostSamples);
+        for (int64_t g = 0; g < groups && !stopped_; ++g) find(part, nullptr, part.count() / groups * g, kSampled);
+    }
+}
+
+void BlockSearch::scan(const Blocks& part) {
+    int64_t chunk = kSampled;  // until a threshold is known, every item is a candidate
+    for (int64_t first = 0; first < part.count() && !stopped_;) {
+        const int64_t count = std::min(chunk, part.count() - first);
+        find(part, nullptr, first, count);
+        first += count;
+        chunk = std::min(2 * chunk, kChunk);
+        // bytes that only tell apart what no longer matters are spent anew
+        if (gaps_.cut(threshold()) < kLargestCut / 2) gaps_.quantise(threshold());
+        if (first < part.count() && request_.expired()) stop(gaps_.top());
+    }
+}
+
+// Byte sums in which a node loses what the best item below it could lose at least.
+void BlockSearch::bound_level(const Level& level) {
+    const ByteTables tables = gaps_.tables();
+    kernels().least_in_ranges(tables.gaps, tables.num_splits, level.low, level.high, work_.least.data(),
+                              work_.nibbles.data());
+}
+
+// Descends to the most promising blocks, through the most promising nodes, for a first threshold.
+void BlockSearch::seed_by_bounds(const Blocks& part) {
+    const auto& levels = part.levels;
+    const int64_t wanted = std::max<int64_t>(16, 4 * request_.k / 64);
+    auto height = std::ssize(levels) - 1;
+    std::vector<int32_t>&nodes = work_.nodes, &children = work_.blocks;
+    std::vector<uint8_t>& sums = work_.node_sums;
+    nodes.resize(static_cast<size_t>((levels[height].count + 63) / 64));
+    std::iota(nodes.begin(), nodes.end(), 0);
+    for (; height >= 0; --height) {
+        const Level& level = levels[height];
+        bound_level(level);
+        const ByteTables tables{work_.least.data(), work_.nibbles.data(), index_.codebooks.num_splits};
+        sums.assign(nodes.size() * 64, 255);
+        for (size_t n = 0; n < nodes.size(); ++n)
+            kernels().sums(level.codes + nodes[n] * int64_t{64} * tables.num_splits, 1, tables, kLargestCut,
+                           sums.data() + n * 64);
+        const int64_t last = level.count - (std::ssize(nodes) ? nodes.back() * int64_t{64} : 0);
+        if (last < 64) sums.resize(sums.size() - static_cast<size_t>(64 - last));
+        smallest(sums, height ? kSeedNodes : wanted, height ? 2 * kSeedNodes : 3 * wanted, children);
+        for (int32_t& child : children) child = nodes[child / 64] * 64 + child % 64;
+        nodes.swap(children);
+    }
+    find(part, nodes.data(), 0, std::ssize(nodes));
+}
+
+// The blocks that could hold an item worth having, in storage order, with their bounds.
+void BlockSearch::collect(const Blocks& part) {
+    const auto& levels = part.levels;
+    std::vector<int32_t>&nodes = work_.nodes, &found = work_.blocks;
+    std::vector<uint8_t>& sums = work_.block_sums;
+    auto height = std::ssize(levels) - 1;
+    while (height > 0 && levels[height - 1].count <= index_.whole_level) --height;
+    nodes.resize(static_cast<size_t>((levels[height].count + 63) / 64));
+    std::iota(nodes.begin(), nodes.end(), 0);
+    const int limit = cut();
+    for (; height >= 0; --height) {
+        const Level& level = levels[height];
+        bound_level(level);
+        const ByteTables tables{work_.least.data(), work_.nibbles.data(), index_.codebooks.num_splits};
+        found.clear();
+        sums.clear();
+        uint8_t group[64];
+        for (const int32_t node : nodes) {
+            kernels().sums(level.codes + node * int64_t{64} * tables.num_splits, 1, tables, static_cast<uint8_t>(limit),
+                           group);
+            const int64_t width = std::min<int64_t>(64, level.count - node * int64_t{64});
+            for (int64_t i = 0; i < width; ++i) {
+                if (group[i] > limit) continue;
+                found.push_back(static_cast<int32_t>(node * int64_t{64} + i));
+                sums.push_back(group[i]);
+            }
+        }
+        nodes.swap(found);
+    }
+    found.swap(nodes);
+}
+
+void BlockSearch::prune(const Blocks& part) {
+    collect(part);
+    if (std::ssize(work_.blocks) * kMostSurviving > part.count())
+        scan(part);
+    else
+        visit_best_first(part);
+}
+
+void BlockSearch::visit_best_first(const Blocks& part) {
+    constexpr int64_t kTogether = 32;
+    const std::vector<uint8_t>& sums = work_.block_sums;
+    int64_t places[257] = {};
+    for (const uint8_t sum : sums) ++places[sum + 1];
+    std::partial_sum(places, places + 257, places);
+    std::vector<int32_t>& sorted = work_.sorted;
+    sorted.resize(sums.size());
+    int64_t next[256];
+    std::copy_n(places, 256, next);
+    for (size_t n = 0; n < sums.size(); ++n) sorted[next[sums[n]]++] = work_.blocks[n];
+
+    const auto bound_at = [&](int64_t n) {
+        return static_cast<int>(std::upper_bound(places, places + 257, n) - places) - 1;
+    };
+    int64_t end = places[cut() + 1];
+    for (int64_t n = 0; n < end && !stopped_; end = places[cut() + 1]) {
+        const int64_t count = std::min(kTogether, end - n);
+        find(part, sorted.data() + n, 0, count);
+        n += count;
+        if (n < end && request_.expired()) stop(gaps_.bound(bound_at(n)));
+    }
+}
+
+// Whoever has a larger byte sum is dropped: proven not to matter, unless only a share of the gap is looked at.
+int BlockSearch::cut() {
+    const int limit = static_cast<int>(gaps_.cut(threshold()) * request_.gap_factor);
+    if (request_.gap_factor < 1) unseen_ = std::max(unseen_, gaps_.bound(limit + 1));
+    return limit;
+}
+
+void BlockSearch::find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count) {
+    const int limit = cut();
+    work_.masks.resize(std::max(work_.masks.size(), static_cast<size_t>(count)));
+    const int64_t size = int64_t{64} * index_.codebooks.num_splits;
+    kernels().find(part.codes + first * size, chosen, count, gaps_.tables(), static_cast<uint8_t>(limit),
+                   work_.masks.data());
+    for (int64_t n = 0; n < count; ++n) {
+        if (!work_.masks[n]) continue;
+        const int64_t block = chosen ? chosen[n] : first + n;
+        rescore(part, block, work_.masks[n] & part.valid(block));
+    }
+}
+
+void BlockSearch::rescore(const Blocks& part, int64_t block, uint64_t mask) {
+    const int num_splits = index_.codebooks.num_splits;
+    const uint8_t* codes = part.codes + block * 64 * num_splits;
+    scored_ += std::popcount(mask);
+    for (; mask; mask &= mask - 1) {
+        const int i = std::countr_zero(mask);
+        float score = work_.table[codes[i]];
+        for (int m = 1; m < num_splits; ++m) score += work_.table[m * kStride + codes[m * 64 + i]];
+        if (score < threshold()) continue;
+        const int32_t position = part.position(block * 64 + i);
+        // a file that changes under its map must not lead outside the filters' bits
+        if (static_cast<uint32_t>(position) < index_.num_items) best_.offer(score, position);
+    }
+}
+
+void BlockSearch::stop(float bound) {
+    stopped_ = true;
+    unseen_ = std::max(unseen_, bound);
+}
+
+void BlockSearch::write(int64_t row, Answer answer) {
+    answer.bound_U[row] = std::max(best_.threshold(), unseen_);
+    answer.scored_U[row] = scored_;
+    best_.write(answer.items_UK + row * request_.k, answer.scores_UK + row * request_.k);
+}
+
+namespace {
+
+void each_row(const PQ& index, const Request& request, Answer answer, bool prune) {
+    for_each(request.num_rows, request.threads, [&](int64_t row) {
+        thread_local Work work;
+        BlockSearch search(index, request, row, work);
+        search.run(prune);
+        search.write(row, answer);
+    });
+}
+
+}  // namespace
+
+void bounded_scan(const PQ& index, const Request& request, Answer answer) { each_row(index, request, answer, false); }
+void block_prune(const PQ& index, const Request& request, Answer answer) { each_row(index, request, answer, true); }
+
+}  // namespace everyitem

@@ -1,0 +1,56 @@
+// One row's search over blocks: bytes first, float32 for what could enter.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "gaps.h"
+#include "search.h"
+#include "top_k.h"
+
+namespace everyitem {
+
+// Memory that outlives a row, so that a search allocates nothing.
+struct Work {
+    std::vector<float> table;
+    std::vector<uint64_t> masks;
+    std::vector<uint8_t> sums, least, nibbles;
+    std::vector<int32_t> nodes, blocks, sorted;
+    std::vector<uint8_t> node_sums, block_sums;
+};
+
+class BlockSearch {
+  public:
+    BlockSearch(const PQ& index, const Request& request, int64_t row, Work& work);
+
+    // Search all parts; prune where a part has levels and `prune` says so.
+    void run(bool prune);
+    void write(int64_t row, Answer answer);
+
+  private:
+    void seed_by_sampling();
+    void scan(const Blocks& part);
+    void prune(const Blocks& part);
+    void seed_by_bounds(const Blocks& part);
+    void collect(const Blocks& part);
+    void visit_best_first(const Blocks& part);
+    void bound_level(const Level& level);
+    void find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count);
+    void rescore(const Blocks& part, int64_t block, uint64_t mask);
+    void stop(float bound);
+    int cut();
+    float threshold() const { return std::max(floor_, best_.threshold()); }
+
+    const PQ& index_;
+    const Request& request_;
+    Work& work_;
+    Filter filter_;
+    Gaps gaps_;
+    TopK best_;
+    float floor_ = kNothing;   // a score that k eligible items are known to reach
+    float unseen_ = kNothing;  // no item that was dropped without proof scores more
+    bool stopped_ = false;
+    int64_t scored_ = 0;
+};
+
+}  // namespace everyitem

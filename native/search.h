@@ -1,0 +1,127 @@
+// The searches, and what they are asked. Whatever the algorithm, the answer is the same to the bit.
+// Letters: U rows, I items, M splits, B sub-items per split, D dim, d = D / M, K results, E excluded items.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "top_k.h"
+
+namespace everyitem {
+
+using Clock = std::chrono::steady_clock;
+
+struct Codebooks {
+    const float* values_MdB;
+    int num_splits, split_dim, num_sub_items;
+};
+
+// Item codes as rows, for positions first .. first + count - 1.
+struct Codes {
+    const uint8_t* rows_IM;
+    int64_t first, count;
+};
+
+// Inverted lists of one run: which items have a sub-item. 4 bytes per item and split.
+class Postings {
+  public:
+    Postings(const Codes& run, int num_splits);
+    std::span<const int32_t> items(int split, int sub_item) const {
+        const int64_t first = starts_[split][sub_item], last = starts_[split][sub_item + 1];
+        return std::span(items_[split]).subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
+    }
+
+  private:
+    std::vector<std::vector<int64_t>> starts_;
+    std::vector<std::vector<int32_t>> items_;
+};
+
+// What is known of the nodes of one height, each of which stands for 64 nodes (or blocks) below it: `codes` holds the
+// nodes' covers in blocks like those of items; cover c of split m spans the codes low[m][c] to high[m][c].
+struct Level {
+    const uint8_t* codes;
+    const uint8_t* low;
+    const uint8_t* high;
+    int64_t count;
+};
+
+// The same codes in blocks of 64 items, split by split inside a block, so that one instruction looks up 64 items. Items
+// stand in slots; the last block repeats its last item.
+struct Blocks {
+    const uint8_t* codes;
+    const int32_t* positions;  // of every slot, from `first` on; null: slot s holds position first + s
+    int64_t first, num_slots;
+    std::vector<Level> levels;  // levels[0] bounds blocks, levels[h + 1] bounds nodes of levels[h]
+
+    int64_t count() const { return (num_slots + 63) / 64; }
+    int32_t position(int64_t slot) const { return static_cast<int32_t>(first + (positions ? positions[slot] : slot)); }
+    uint64_t valid(int64_t block) const {
+        const int64_t left = num_slots - block * 64;
+        return left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+    }
+};
+
+// Both hold the whole catalogue: what was there when it was arranged, then what was added since.
+struct PQ {
+    Codebooks codebooks;
+    std::vector<Codes> runs;
+    std::vector<Blocks> parts;
+    std::vector<Postings> postings;
+    int64_t num_items;
+    int64_t whole_level;  // most nodes of a level that are bounded all, instead of coming to them from above
+};
+
+struct Dense {
+    const float* vectors_ID;
+    int64_t num_items;
+    int dim;
+};
+
+// What one call asks of any index.
+struct Request {
+    const float* query_UD;
+    int64_t num_rows;
+    int dim;
+    int64_t k;
+    const uint8_t* allow;  // packed bits, or null
+    int64_t allow_stride;  // bytes from a row's bits to the next row's; 0 where all rows share them
+    const uint8_t* removed;
+    const int32_t* exclude_UE;  // every row ascending
+    int64_t num_excluded;
+    Clock::time_point deadline;
+    int threads;
+    double gap_factor = 1;  // below 1: items are dropped that might have entered, and the bound says so
+    int batch_size = 8;     // sub-items that RecJPQPrune processes between two looks at the bound
+
+    const float* query(int64_t row) const { return query_UD + row * dim; }
+    Filter filter(int64_t row) const {
+        return {allow ? allow + row * allow_stride : nullptr,
+                removed,
+                {exclude_UE + row * num_excluded, static_cast<size_t>(num_excluded)}};
+    }
+    bool expired() const { return deadline != Clock::time_point::max() && Clock::now() >= deadline; }
+};
+
+// One row each per query. bound: no eligible item outside the row scores above it.
+struct Answer {
+    int32_t* items_UK;
+    float* scores_UK;
+    float* bound_U;
+    int64_t* scored_U;
+};
+
+// PQTopK (arXiv:2408.09992): score(i) = sum_m table[m, codes[i, m]], float32, m = 0..M-1, item by item.
+void scan_pq(const PQ& index, const Request& request, Answer answer);
+// RecJPQ (arXiv:2312.06165): the same sums split by split, into an accumulator as long as the catalogue.
+void scan_pq_by_split(const PQ& index, const Request& request, Answer answer);
+// RecJPQPrune (arXiv:2505.00560): the items of the best sub-items first, until no other can enter. Needs postings.
+void recjpq_prune(const PQ& index, const Request& request, Answer answer);
+// Every item in bytes, those that could enter in float32.
+void bounded_scan(const PQ& index, const Request& request, Answer answer);
+// Blocks by their bound, best first; then as above.
+void block_prune(const PQ& index, const Request& request, Answer answer);
+void scan_dense(const Dense& index, const Request& request, Answer answer);
+
+}  // namespace everyitem
