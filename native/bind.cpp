@@ -6,11 +6,18 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
+
+#if __has_include(<sys/mman.h>)
+#include <sys/mman.h>
+#endif
 
 #include "arrange.h"
 #include "dispatch.h"
@@ -27,23 +34,37 @@ template <class T>
 using Out = nb::ndarray<nb::numpy, T>;
 using Found = std::tuple<Out<int32_t>, Out<float>, Out<float>, Out<int64_t>>;
 
-// An array that C++ fills and Python then owns.
+// An array that C++ fills and Python then owns, aligned to cache lines; a large one in huge pages where there are any.
 template <class T>
-struct Filled {
-    std::unique_ptr<T[]> values;
-    std::vector<size_t> shape;
+class Filled {
+  public:
+    T* values;
 
-    explicit Filled(std::vector<size_t> dims) : shape(std::move(dims)) {
-        size_t size = 1;
-        for (size_t length : shape)
+    explicit Filled(std::vector<size_t> dims) : shape_(std::move(dims)) {
+        size_t size = sizeof(T);
+        for (size_t length : shape_)
             if (__builtin_mul_overflow(size, length, &size)) throw std::bad_alloc();
-        values = std::make_unique_for_overwrite<T[]>(size);
+        constexpr size_t kLine = 64, kHugePage = size_t{1} << 21;
+        const size_t alignment = size >= kHugePage ? kHugePage : kLine;
+        if (size > PTRDIFF_MAX - alignment) throw std::bad_alloc();
+        memory_.reset(std::aligned_alloc(alignment, (size / alignment + 1) * alignment));
+        if (!memory_) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+        if (alignment == kHugePage) madvise(memory_.get(), size, MADV_HUGEPAGE);
+#endif
+        values = static_cast<T*>(memory_.get());
     }
     Out<T> to_python() {
-        T* data = values.release();
-        nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-        return Out<T>(data, shape.size(), shape.data(), owner);
+        nb::capsule owner(memory_.release(), [](void* p) noexcept { std::free(p); });
+        return Out<T>(values, shape_.size(), shape_.data(), owner);
     }
+
+  private:
+    struct Free {
+        void operator()(void* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<void, Free> memory_;
+    std::vector<size_t> shape_;
 };
 
 void require(bool holds, const char* message) {
@@ -95,12 +116,13 @@ Found search(void (*algorithm)(const Index&, const Request&, Answer), const Inde
     Filled<int64_t> scored({rows});
     {
         nb::gil_scoped_release release;
-        algorithm(index, request, {items.values.get(), scores.values.get(), bound.values.get(), scored.values.get()});
+        algorithm(index, request, {items.values, scores.values, bound.values, scored.values});
     }
     return {items.to_python(), scores.to_python(), bound.to_python(), scored.to_python()};
 }
 
 Codebooks checked(const In<float, 3>& codebooks, const In<float, 2>& query) {
+    require(codebooks.shape(0) <= 64, "at most 64 splits");
     require(codebooks.shape(0) >= 1 && codebooks.shape(1) >= 1 && codebooks.shape(2) >= 1 && codebooks.shape(2) <= 256,
             "codebooks must be (M, d, B) with 1 <= B <= 256");
     require(codebooks.shape(0) * codebooks.shape(1) == query.shape(1), "query must be (U, M * d)");
@@ -121,7 +143,7 @@ Out<float> score_table(In<float, 2> query, In<float, 3> codebooks) {
         nb::gil_scoped_release release;
         for (size_t row = 0; row < query.shape(0); ++row)
             kernels().score_table(query.data() + row * query.shape(1), values, num_splits, split_dim, num_sub_items,
-                                  num_sub_items, table.values.get() + row * num_splits * num_sub_items);
+                                  num_sub_items, table.values + row * num_splits * num_sub_items);
     }
     return table.to_python();
 }
@@ -133,7 +155,7 @@ Out<float> dense_scores(In<float, 2> query, In<float, 2> vectors) {
         nb::gil_scoped_release release;
         for (size_t row = 0; row < query.shape(0); ++row)
             kernels().dots(query.data() + row * query.shape(1), index.vectors_ID, index.num_items, index.dim,
-                           scores.values.get() + row * vectors.shape(0));
+                           scores.values + row * vectors.shape(0));
     }
     return scores.to_python();
 }
@@ -199,6 +221,21 @@ class PQCatalogue {
         throw std::invalid_argument("no algorithm " + name);
     }
 
+    static Covers covers(const uint8_t* low, const uint8_t* high) {
+        Covers made{};
+        int length = 0;
+        for (int c = 0; c < 256; ++c) {
+            require(low[c] <= high[c], "a level's covers must not end before they start");
+            const int own = std::min<int>(std::bit_width(static_cast<unsigned>(high[c] - low[c] + 1)) - 1, 7);
+            require(own >= length, "a level's covers must ascend in length");
+            while (length < own) made.starts[++length] = c;
+            made.first[c] = low[c];
+            made.second[c] = static_cast<uint8_t>(high[c] + 1 - (1 << own));
+        }
+        while (length < Covers::kLengths) made.starts[++length] = 256;
+        return made;
+    }
+
     Blocks checked_blocks(const In<uint8_t, 3>& blocks, const std::optional<In<int32_t, 1>>& positions,
                           const std::vector<LevelArrays>& levels, int64_t slots) const {
         const size_t splits = codebooks_.shape(0);
@@ -213,9 +250,9 @@ class PQCatalogue {
             require(fits(codes, nodes), "a level's codes must be (ceil(nodes / 64), M, 64)");
             require(low.shape(0) == splits && low.shape(1) == 256 && high.shape(0) == splits && high.shape(1) == 256,
                     "a level's covers must be (M, 256)");
-            for (size_t c = 0; c < splits * 256; ++c)
-                require(low.data()[c] <= high.data()[c], "a level's covers must not end before they start");
-            checked.levels.push_back({codes.data(), low.data(), high.data(), nodes});
+            Level level{codes.data(), {}, nodes};
+            for (size_t m = 0; m < splits; ++m) level.covers.push_back(covers(&low(m, 0), &high(m, 0)));
+            checked.levels.push_back(std::move(level));
             nodes = blocks_for(nodes);
         }
         return checked;
@@ -236,7 +273,7 @@ Out<uint8_t> to_blocks(In<uint8_t, 2> codes, std::optional<In<int32_t, 1>> posit
     {
         nb::gil_scoped_release release;
         fill_blocks(codes.data(), positions ? positions->data() : nullptr, count, static_cast<int>(codes.shape(1)),
-                    blocks.values.get());
+                    blocks.values);
     }
     return blocks.to_python();
 }
@@ -252,7 +289,7 @@ Out<int32_t> order(In<uint8_t, 2> codes, In<float, 3> tables, int threads) {
     Filled<int32_t> positions({codes.shape(0)});
     {
         nb::gil_scoped_release release;
-        order_items(codes.data(), static_cast<int64_t>(codes.shape(0)), samples, threads, positions.values.get());
+        order_items(codes.data(), static_cast<int64_t>(codes.shape(0)), samples, threads, positions.values);
     }
     return positions.to_python();
 }
@@ -275,7 +312,7 @@ std::vector<std::tuple<Out<uint8_t>, Out<uint8_t>, Out<uint8_t>>> levels(In<uint
             codes.emplace(std::vector<size_t>{static_cast<size_t>(blocks_for(ranges.count)), splits, 64});
             low.emplace(std::vector<size_t>{splits, 256});
             high.emplace(std::vector<size_t>{splits, 256});
-            cover_ranges(ranges, samples, threads, low->values.get(), high->values.get(), codes->values.get());
+            cover_ranges(ranges, samples, threads, low->values, high->values, codes->values);
         }
         found.emplace_back(codes->to_python(), low->to_python(), high->to_python());
     }

@@ -10,11 +10,13 @@
 namespace everyitem {
 namespace {
 
-constexpr int64_t kChunk = 256;        // blocks between two looks at the threshold and the clock
-constexpr int64_t kSampleEvery = 256;  // of so many blocks ...
-constexpr int64_t kSampled = 4;        // ... so many tell a first threshold
+constexpr int64_t kChunk = 256;                // blocks between two looks at the threshold and the clock
+constexpr int64_t kCached = int64_t{1} << 24;  // bytes
+constexpr int64_t kSampleEvery = 256;          // of so many blocks ...
+constexpr int64_t kSampled = 4;                // ... so many tell a first threshold
 constexpr int64_t kMostSamples = 1 << 13;
 constexpr int64_t kSeedNodes = 8;
+constexpr int64_t kSeedBlocks = 16;
 constexpr int64_t kMostSurviving = 3;  // where more than one block in three survives, reading all in order is faster
 
 const float* fill_table(const PQ& index, const float* query, std::vector<float>& table) {
@@ -22,18 +24,6 @@ const float* fill_table(const PQ& index, const float* query, std::vector<float>&
     table.assign(static_cast<size_t>(num_splits) * kStride, kNothing);
     kernels().score_table(query, values, num_splits, split_dim, num_sub_items, kStride, table.data());
     return table.data();
-}
-
-// The positions of the `wanted` smallest of `sums` (more where the last is tied, but never more than `most`),
-// ascending.
-void smallest(const std::vector<uint8_t>& sums, int64_t wanted, int64_t most, std::vector<int32_t>& chosen) {
-    int64_t histogram[256] = {};
-    for (const uint8_t sum : sums) ++histogram[sum];
-    int limit = 0;
-    for (int64_t seen = histogram[0]; seen < wanted && limit < 255;) seen += histogram[++limit];
-    chosen.clear();
-    for (size_t n = 0; n < sums.size() && std::ssize(chosen) < most; ++n)
-        if (sums[n] <= limit) chosen.push_back(static_cast<int32_t>(n));
 }
 
 }  // namespace
@@ -45,11 +35,7 @@ BlockSearch::BlockSearch(const PQ& index, const Request& request, int64_t row, W
       filter_(request.filter(row)),
       gaps_(fill_table(index, request.query(row), work.table), index.codebooks.num_splits,
             index.codebooks.num_sub_items),
-      best_(request.k, filter_) {
-    const auto splits = static_cast<size_t>(index.codebooks.num_splits);
-    work_.least.resize(splits * 256);
-    work_.nibbles.resize(splits * 16);
-}
+      best_(request.k, filter_) {}
 
 void BlockSearch::run(bool prune) {
     if (request_.expired()) return stop(gaps_.top());
@@ -75,15 +61,17 @@ void BlockSearch::run(bool prune) {
 void BlockSearch::seed_by_sampling() {
     for (const Blocks& part : index_.parts) {
         const int64_t groups = std::min(part.count() / kSampleEvery, kMostSamples);
-        for (int64_t g = 0; g < groups && !stopped_; ++g) find(part, nullptr, part.count() / groups * g, kSampled);
+        for (int64_t g = 0; g < groups && !stopped_; ++g) find(part, nullptr, part.count() / groups * g, kSampled, 0);
     }
 }
 
 void BlockSearch::scan(const Blocks& part) {
+    // from memory it pays to ask early, from a cache it only costs
+    const bool beyond_cache = part.count() * 64 * index_.codebooks.num_splits > kCached;
     int64_t chunk = kSampled;  // until a threshold is known, every item is a candidate
     for (int64_t first = 0; first < part.count() && !stopped_;) {
         const int64_t count = std::min(chunk, part.count() - first);
-        find(part, nullptr, first, count);
+        find(part, nullptr, first, count, beyond_cache ? part.count() - first : 0);
         first += count;
         chunk = std::min(2 * chunk, kChunk);
         // bytes that only tell apart what no longer matters are spent anew
@@ -92,74 +80,84 @@ void BlockSearch::scan(const Blocks& part) {
     }
 }
 
-// Byte sums in which a node loses what the best item below it could lose at least.
-void BlockSearch::bound_level(const Level& level) {
-    const ByteTables tables = gaps_.tables();
-    kernels().least_in_ranges(tables.gaps, tables.num_splits, level.low, level.high, work_.least.data(),
+// The nodes of the level below work_.nodes (groups of 64) that lose at most `limit`, and what they lose: as much as the
+// best item below them could lose at least.
+void BlockSearch::bound(const Level& level, int limit) {
+    const int num_splits = index_.codebooks.num_splits;
+    kernels().least_in_covers(gaps_.tables().gaps, level.covers.data(), num_splits, work_.least.data(),
                               work_.nibbles.data());
+    const std::vector<int32_t>& groups = work_.nodes;
+    work_.sums.resize(groups.size() * 64);
+    work_.masks.resize(std::max(work_.masks.size(), groups.size()));
+    const bool all = std::ssize(groups) == (level.count + 63) / 64;
+    kernels().sums({level.codes, all ? nullptr : groups.data(), std::ssize(groups), std::ssize(groups)},
+                   {work_.least.data(), work_.nibbles.data(), num_splits}, static_cast<uint8_t>(limit),
+                   work_.masks.data(), work_.sums.data());
+    work_.found.resize(groups.size() * 64);
+    work_.bounds.resize(groups.size() * 64);
+    int32_t* node = work_.found.data();
+    uint8_t* bound = work_.bounds.data();
+    for (size_t g = 0; g < groups.size(); ++g) {
+        uint64_t mask = work_.masks[g];
+        if (const int64_t left = level.count - groups[g] * int64_t{64}; left < 64) mask &= (uint64_t{1} << left) - 1;
+        for (; mask; mask &= mask - 1) {
+            const int i = std::countr_zero(mask);
+            *node++ = groups[g] * 64 + i;
+            *bound++ = work_.sums[g * 64 + i];
+        }
+    }
+    work_.found.resize(static_cast<size_t>(node - work_.found.data()));
+    work_.bounds.resize(work_.found.size());
+}
+
+// Keeps the `wanted` best of what was found, or more where the last is tied, but at most `most`.
+void BlockSearch::keep_best(int64_t wanted, int64_t most) {
+    int64_t histogram[256] = {};
+    for (const uint8_t bound : work_.bounds) ++histogram[bound];
+    int limit = 0;
+    for (int64_t seen = histogram[0]; seen < wanted && limit < 255;) seen += histogram[++limit];
+    int64_t kept = 0;
+    for (size_t n = 0; n < work_.found.size() && kept < most; ++n)
+        if (work_.bounds[n] <= limit) work_.found[kept++] = work_.found[n];
+    work_.found.resize(static_cast<size_t>(kept));
 }
 
 // Descends to the most promising blocks, through the most promising nodes, for a first threshold.
 void BlockSearch::seed_by_bounds(const Blocks& part) {
     const auto& levels = part.levels;
-    const int64_t wanted = std::max<int64_t>(16, 4 * request_.k / 64);
-    auto height = std::ssize(levels) - 1;
-    std::vector<int32_t>&nodes = work_.nodes, &children = work_.blocks;
-    std::vector<uint8_t>& sums = work_.node_sums;
-    nodes.resize(static_cast<size_t>((levels[height].count + 63) / 64));
-    std::iota(nodes.begin(), nodes.end(), 0);
-    for (; height >= 0; --height) {
-        const Level& level = levels[height];
-        bound_level(level);
-        const ByteTables tables{work_.least.data(), work_.nibbles.data(), index_.codebooks.num_splits};
-        sums.assign(nodes.size() * 64, 255);
-        for (size_t n = 0; n < nodes.size(); ++n)
-            kernels().sums(level.codes + nodes[n] * int64_t{64} * tables.num_splits, 1, tables, kLargestCut,
-                           sums.data() + n * 64);
-        const int64_t last = level.count - (std::ssize(nodes) ? nodes.back() * int64_t{64} : 0);
-        if (last < 64) sums.resize(sums.size() - static_cast<size_t>(64 - last));
-        smallest(sums, height ? kSeedNodes : wanted, height ? 2 * kSeedNodes : 3 * wanted, children);
-        for (int32_t& child : children) child = nodes[child / 64] * 64 + child % 64;
-        nodes.swap(children);
+    const int64_t wanted = std::max<int64_t>(kSeedBlocks, 4 * request_.k / 64);
+    start_at(levels.back());
+    for (auto height = std::ssize(levels) - 1; height >= 0; --height) {
+        bound(levels[height], kLargestCut);
+        height ? keep_best(kSeedNodes, 2 * kSeedNodes) : keep_best(wanted, 3 * wanted);
+        work_.nodes.swap(work_.found);
     }
-    find(part, nodes.data(), 0, std::ssize(nodes));
+    const std::vector<int32_t>& blocks = work_.nodes;
+    for (int64_t n = 0; n < std::ssize(blocks); ++n) find(part, blocks.data() + n, 0, 1, std::ssize(blocks) - n);
+}
+
+// All groups of nodes of a level.
+void BlockSearch::start_at(const Level& level) {
+    work_.nodes.resize(static_cast<size_t>((level.count + 63) / 64));
+    std::iota(work_.nodes.begin(), work_.nodes.end(), 0);
 }
 
 // The blocks that could hold an item worth having, in storage order, with their bounds.
 void BlockSearch::collect(const Blocks& part) {
     const auto& levels = part.levels;
-    std::vector<int32_t>&nodes = work_.nodes, &found = work_.blocks;
-    std::vector<uint8_t>& sums = work_.block_sums;
     auto height = std::ssize(levels) - 1;
     while (height > 0 && levels[height - 1].count <= index_.whole_level) --height;
-    nodes.resize(static_cast<size_t>((levels[height].count + 63) / 64));
-    std::iota(nodes.begin(), nodes.end(), 0);
+    start_at(levels[height]);
     const int limit = cut();
     for (; height >= 0; --height) {
-        const Level& level = levels[height];
-        bound_level(level);
-        const ByteTables tables{work_.least.data(), work_.nibbles.data(), index_.codebooks.num_splits};
-        found.clear();
-        sums.clear();
-        uint8_t group[64];
-        for (const int32_t node : nodes) {
-            kernels().sums(level.codes + node * int64_t{64} * tables.num_splits, 1, tables, static_cast<uint8_t>(limit),
-                           group);
-            const int64_t width = std::min<int64_t>(64, level.count - node * int64_t{64});
-            for (int64_t i = 0; i < width; ++i) {
-                if (group[i] > limit) continue;
-                found.push_back(static_cast<int32_t>(node * int64_t{64} + i));
-                sums.push_back(group[i]);
-            }
-        }
-        nodes.swap(found);
+        bound(levels[height], limit);
+        if (height) work_.nodes.swap(work_.found);
     }
-    found.swap(nodes);
 }
 
 void BlockSearch::prune(const Blocks& part) {
     collect(part);
-    if (std::ssize(work_.blocks) * kMostSurviving > part.count())
+    if (std::ssize(work_.found) * kMostSurviving > part.count())
         scan(part);
     else
         visit_best_first(part);
@@ -167,15 +165,15 @@ void BlockSearch::prune(const Blocks& part) {
 
 void BlockSearch::visit_best_first(const Blocks& part) {
     constexpr int64_t kTogether = 32;
-    const std::vector<uint8_t>& sums = work_.block_sums;
+    const std::vector<uint8_t>& bounds = work_.bounds;
     int64_t places[257] = {};
-    for (const uint8_t sum : sums) ++places[sum + 1];
+    for (const uint8_t bound : bounds) ++places[bound + 1];
     std::partial_sum(places, places + 257, places);
     std::vector<int32_t>& sorted = work_.sorted;
-    sorted.resize(sums.size());
+    sorted.resize(bounds.size());
     int64_t next[256];
     std::copy_n(places, 256, next);
-    for (size_t n = 0; n < sums.size(); ++n) sorted[next[sums[n]]++] = work_.blocks[n];
+    for (size_t n = 0; n < bounds.size(); ++n) sorted[next[bounds[n]]++] = work_.found[n];
 
     const auto bound_at = [&](int64_t n) {
         return static_cast<int>(std::upper_bound(places, places + 257, n) - places) - 1;
@@ -183,7 +181,7 @@ void BlockSearch::visit_best_first(const Blocks& part) {
     int64_t end = places[cut() + 1];
     for (int64_t n = 0; n < end && !stopped_; end = places[cut() + 1]) {
         const int64_t count = std::min(kTogether, end - n);
-        find(part, sorted.data() + n, 0, count);
+        find(part, sorted.data() + n, 0, count, end - n);
         n += count;
         if (n < end && request_.expired()) stop(gaps_.bound(bound_at(n)));
     }
@@ -196,11 +194,11 @@ int BlockSearch::cut() {
     return limit;
 }
 
-void BlockSearch::find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count) {
+void BlockSearch::find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count, int64_t known) {
     const int limit = cut();
     work_.masks.resize(std::max(work_.masks.size(), static_cast<size_t>(count)));
     const int64_t size = int64_t{64} * index_.codebooks.num_splits;
-    kernels().find(part.codes + first * size, chosen, count, gaps_.tables(), static_cast<uint8_t>(limit),
+    kernels().find({part.codes + first * size, chosen, count, known}, gaps_.tables(), static_cast<uint8_t>(limit),
                    work_.masks.data());
     for (int64_t n = 0; n < count; ++n) {
         if (!work_.masks[n]) continue;

@@ -14,9 +14,11 @@ namespace everyitem {
 struct Work {
     std::vector<float> table;
     std::vector<uint64_t> masks;
-    std::vector<uint8_t> sums, least, nibbles;
-    std::vector<int32_t> nodes, blocks, sorted;
-    std::vector<uint8_t> node_sums, block_sums;
+    Lines least{64 * 256}, nibbles{64 * 16};  // of the covers of a level, at most 64 splits
+    std::vector<uint8_t> sums;                // of all nodes of a level, or of those asked
+    std::vector<int32_t> nodes, found;        // groups of nodes to ask, and those to follow
+    std::vector<uint8_t> bounds;              // byte sums of what was found
+    std::vector<int32_t> sorted;
 };
 
 class BlockSearch {
@@ -34,8 +36,10 @@ class BlockSearch {
     void seed_by_bounds(const Blocks& part);
     void collect(const Blocks& part);
     void visit_best_first(const Blocks& part);
-    void bound_level(const Level& level);
-    void find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count);
+    void start_at(const Level& level);
+    void bound(const Level& level, int limit);
+    void keep_best(int64_t wanted, int64_t most);
+    void find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count, int64_t known);
     void rescore(const Blocks& part, int64_t block, uint64_t mask);
     void stop(float bound);
     int cut();

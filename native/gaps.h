@@ -23,6 +23,20 @@ inline constexpr int kStride = 256;  // a byte code reads inside its split's tab
 inline constexpr int kLargestCut = 254;
 inline constexpr double kUnit = 0x1p-24;
 
+// Bytes that start on a cache line: registers are loaded from them whole.
+class Lines {
+  public:
+    explicit Lines(size_t bytes) : lines_((bytes + 63) / 64) {}
+    uint8_t* data() { return lines_.data()->bytes; }
+    const uint8_t* data() const { return lines_.data()->bytes; }
+
+  private:
+    struct alignas(64) Line {
+        uint8_t bytes[64];
+    };
+    std::vector<Line> lines_;
+};
+
 class Gaps {
   public:
     // table is (num_splits, kStride) with -inf beyond num_sub_items.
@@ -79,7 +93,7 @@ class Gaps {
     const float* table_;
     int num_splits_;
     std::vector<float> maxima_;
-    std::vector<uint8_t> gaps_, nibbles_;
+    Lines gaps_, nibbles_;
     float top_ = 0;
     double slack_ = 0, range_ = 0, mean_gap_ = 0, scale_ = 1;
 };

@@ -18,6 +18,23 @@ struct ByteTables {
     int num_splits;
 };
 
+// Blocks hold the codes of 64 items, split by split: (num_splits, 64) bytes. The list is the `count` first blocks, or
+// those that `chosen` names, which goes on for `known` entries: what will be asked next is fetched early.
+struct BlockList {
+    const uint8_t* blocks;
+    const int32_t* chosen;
+    int64_t count;
+    int64_t known;
+};
+
+// 256 ranges of codes: cover c spans `first[c]` and the codes after it, and as many up to the end of `second[c]`; so
+// many are 2^l for the covers from starts[l] on.
+struct Covers {
+    static constexpr int kLengths = 8;
+    uint8_t first[256], second[256];
+    int starts[kLengths + 1];
+};
+
 struct Kernels {
     const char* name;
 
@@ -37,17 +54,15 @@ struct Kernels {
     void (*quantise)(const float* table, const float* maxima, int num_splits, float scale, uint8_t* gaps,
                      uint8_t* nibbles);
 
-    // least[m][c] = min of gaps[m] over the codes from low[m][c] to high[m][c], and the minima of every 16 of them.
-    void (*least_in_ranges)(const uint8_t* gaps, int num_splits, const uint8_t* low, const uint8_t* high,
-                            uint8_t* least, uint8_t* nibbles);
+    // least[m][c] = min of gaps[m] over the codes of cover c, and the minima of every 16 of them.
+    void (*least_in_covers)(const uint8_t* gaps, const Covers* covers, int num_splits, uint8_t* least,
+                            uint8_t* nibbles);
 
-    // Blocks hold the codes of 64 items, split by split: (num_splits, 64) bytes. The blocks are the `count` first ones,
-    // or those that `chosen` names. Bit i of masks[n]: the byte sum of item i of the n-th block is at most `cut`.
-    void (*find)(const uint8_t* blocks, const int32_t* chosen, int64_t count, ByteTables tables, uint8_t cut,
-                 uint64_t* masks);
+    // Bit i of masks[n]: the byte sum of item i of the n-th block is at most `cut`.
+    void (*find)(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks);
 
-    // sums[64 n + i]: the byte sum of item i of block n where it is at most `cut`, something larger elsewhere.
-    void (*sums)(const uint8_t* blocks, int64_t count, ByteTables tables, uint8_t cut, uint8_t* sums);
+    // The same, and sums[64 n + i]: that byte sum, where its bit is set.
+    void (*sums)(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks, uint8_t* sums);
 };
 
 extern const Kernels scalar_kernels;

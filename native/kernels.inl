@@ -1,12 +1,15 @@
 // The kernels, written once. The including file defines in an unnamed namespace
 //   Vec    width floats: load, broadcast, store, + and *
+//   look_up(table, codes, out) for 64 codes in a table of 256 bytes
 //   Split  a split's byte table, in registers where there are enough: load(gaps, nibbles)
 //   Sums   64 byte sums: add(split, codes), at_most(cut) as a mask, store; `exact`, or made of nibble minima only
 // No standard library here: a shared inline function would carry this file's CPU flags elsewhere.
 
 namespace {
 
+using everyitem::BlockList;
 using everyitem::ByteTables;
+using everyitem::Covers;
 using everyitem::Extent;
 
 constexpr int kLanes = 16;
@@ -139,113 +142,125 @@ void quantise(const float* table, const float* maxima, int num_splits, float sca
     }
 }
 
-void least_in_ranges(const uint8_t* gaps, int num_splits, const uint8_t* low, const uint8_t* high, uint8_t* least,
-                     uint8_t* nibbles) {
-    // spans[l][b] = min of gaps[b .. b + 2^l - 1]; a range is two spans of its largest power of two
-    constexpr int kSpans = 9, kRow = 2 * kCodes;
-    uint8_t spans[kSpans][kRow];
-    for (int b = 0; b < kRow; ++b) spans[0][b] = 255;
-    for (int m = 0; m < num_splits; ++m) {
+void least_in_covers(const uint8_t* gaps, const Covers* covers, int num_splits, uint8_t* least, uint8_t* nibbles) {
+    // spans[l][b] = min of gaps[b .. b + 2^l - 1]; beyond the codes there is nothing to be had
+    constexpr int kBeyond = 128;
+    uint8_t spans[Covers::kLengths][kCodes + kBeyond];
+    for (auto& row : spans)
+        for (int b = kCodes; b < kCodes + kBeyond; ++b) row[b] = 255;
+    for (int m = 0; m < num_splits; ++m, ++covers) {
         for (int b = 0; b < kCodes; ++b) spans[0][b] = gaps[b];
-        for (int l = 1; l < kSpans; ++l) {
-            const int half = 1 << (l - 1);
-            for (int b = 0; b < kRow - half; ++b) spans[l][b] = smaller(spans[l - 1][b], spans[l - 1][b + half]);
-            for (int b = kRow - half; b < kRow; ++b) spans[l][b] = 255;
-        }
-        for (int c = 0; c < kCodes; ++c) {
-            const int l = 31 - __builtin_clz(high[c] - low[c] + 1);
-            least[c] = smaller(spans[l][low[c]], spans[l][high[c] + 1 - (1 << l)]);
+        for (int l = 1; l < Covers::kLengths; ++l)
+            for (int b = 0, half = 1 << (l - 1); b < kCodes; ++b)
+                spans[l][b] = smaller(spans[l - 1][b], spans[l - 1][b + half]);
+        for (int l = 0; l < Covers::kLengths; ++l) {
+            const int start = covers->starts[l], end = covers->starts[l + 1];
+            for (int c = start / kItems * kItems; c < end; c += kItems) {
+                uint8_t one[kItems], other[kItems];
+                look_up(spans[l], covers->first + c, one);
+                look_up(spans[l], covers->second + c, other);
+                // covers of this length end the chunk; those before keep what they have
+                for (int i = start > c ? start - c : 0; i < kItems; ++i) least[c + i] = smaller(one[i], other[i]);
+            }
         }
         nibble_minima(least, nibbles);
-        gaps += kCodes, low += kCodes, high += kCodes, least += kCodes, nibbles += 16;
+        gaps += kCodes, least += kCodes, nibbles += 16;
     }
 }
 
-// Whether an item's byte sum is at most `cut`, looked up code by code: for CPUs whose Sums only promise a lower bound.
+int exact_sum(const uint8_t* block, int i, ByteTables tables) {
+    int sum = 0;
+    for (int m = 0; m < tables.num_splits; ++m) sum += tables.gaps[m * kCodes + block[m * kItems + i]];
+    return sum;
+}
+
+// Items whose byte sum is at most `cut`, looked up code by code: for CPUs whose Sums only promise a lower bound.
 uint64_t exactly_at_most(uint64_t mask, const uint8_t* block, ByteTables tables, int cut) {
     uint64_t kept = 0;
     for (; mask; mask &= mask - 1) {
         const int i = __builtin_ctzll(mask);
-        int sum = 0;
-        for (int m = 0; m < tables.num_splits; ++m) sum += tables.gaps[m * kCodes + block[m * kItems + i]];
-        kept |= static_cast<uint64_t>(sum <= cut) << i;
+        kept |= static_cast<uint64_t>(exact_sum(block, i, tables) <= cut) << i;
     }
     return kept;
 }
 
-// kBlocks blocks at a time share the loads of the tables. Every 8 splits it is asked whether any item is left.
+// kBlocks blocks at a time share the loads of the tables. Inlined, so that sums and tables stay in registers.
 template <int kBlocks>
-void add_up(const uint8_t* const* blocks, ByteTables tables, uint8_t cut, Sums* sums) {
-    for (int u = 0; u < kBlocks; ++u) sums[u] = Sums();
-    for (int first = 0; first < tables.num_splits; first += 8) {
-        const int last = first + 8 < tables.num_splits ? first + 8 : tables.num_splits;
-        for (int m = first; m < last; ++m) {
-            const Split split = Split::load(tables.gaps + m * kCodes, tables.nibbles + m * 16);
-            for (int u = 0; u < kBlocks; ++u) sums[u].add(split, blocks[u] + m * kItems);
-        }
-        if (last == tables.num_splits) return;
-        uint64_t any = 0;
-        for (int u = 0; u < kBlocks; ++u) any |= sums[u].at_most(cut);
-        if (!any) return;  // byte sums only grow
+[[gnu::always_inline]] inline void add_splits(const uint8_t* const* blocks, ByteTables tables, int first, int last,
+                                              Sums* sums) {
+#pragma GCC unroll 8
+    for (int m = first; m < last; ++m) {
+        const Split split = Split::load(tables.gaps + m * kCodes, tables.nibbles + m * 16);
+        for (int u = 0; u < kBlocks; ++u) sums[u].add(split, blocks[u] + m * kItems);
     }
 }
 
+// Every 8 splits it is asked whether any item is left: byte sums only grow.
 template <int kBlocks>
-void find_some(const uint8_t* const* blocks, ByteTables tables, uint8_t cut, uint64_t* masks) {
+[[gnu::always_inline]] inline void add_up(const uint8_t* const* blocks, ByteTables tables, uint8_t cut, Sums* sums) {
+    constexpr int kStep = 8;
+    int first = 0;
+    for (; first + kStep <= tables.num_splits; first += kStep) {
+        if (first) {
+            uint64_t any = 0;
+            for (int u = 0; u < kBlocks; ++u) any |= sums[u].at_most(cut);
+            if (!any) return;
+        }
+        add_splits<kBlocks>(blocks, tables, first, first + kStep, sums);
+    }
+    add_splits<kBlocks>(blocks, tables, first, tables.num_splits, sums);
+}
+
+// Calls visit(n, sums, mask, block) for every block of the list, some at a time.
+template <int kBlocks, class Visit>
+[[gnu::always_inline]] inline void add_up_some(const uint8_t* const* blocks, int64_t n, ByteTables tables, uint8_t cut,
+                                               Visit visit) {
     Sums sums[kBlocks];
     add_up<kBlocks>(blocks, tables, cut, sums);
     for (int u = 0; u < kBlocks; ++u) {
-        masks[u] = sums[u].at_most(cut);
-        if (!Sums::exact && masks[u]) masks[u] = exactly_at_most(masks[u], blocks[u], tables, cut);
+        const uint64_t mask = sums[u].at_most(cut);
+        visit(n + u, sums[u], !Sums::exact && mask ? exactly_at_most(mask, blocks[u], tables, cut) : mask, blocks[u]);
     }
 }
 
-template <class Block>
-void find_in(Block block, int64_t count, ByteTables tables, uint8_t cut, uint64_t* masks) {
-    int64_t n = 0;
-    for (; n + kTogether <= count; n += kTogether) {
-        const uint8_t* some[kTogether];
-        for (int u = 0; u < kTogether; ++u) some[u] = block(n + u);
-        find_some<kTogether>(some, tables, cut, masks + n);
-    }
-    for (; n < count; ++n) {
-        const uint8_t* one = block(n);
-        find_some<1>(&one, tables, cut, masks + n);
-    }
-}
-
-void find(const uint8_t* blocks, const int32_t* chosen, int64_t count, ByteTables tables, uint8_t cut,
-          uint64_t* masks) {
+template <class Visit>
+void add_up_all(BlockList list, ByteTables tables, uint8_t cut, Visit visit) {
     const int64_t size = int64_t{tables.num_splits} * kItems;
-    if (!chosen) return find_in([=](int64_t n) { return blocks + n * size; }, count, tables, cut, masks);
-    constexpr int64_t kAhead = 24;  // blocks: from memory, 12 were too few and 48 no better
-    const auto listed = [=](int64_t n) {
-        if (n + kAhead < count) {
-            const uint8_t* later = blocks + chosen[n + kAhead] * size;
+    // blocks of 512 bytes: where they are chosen, 12 were too few and 48 no better; a stream wants more
+    const int64_t ahead = list.chosen ? 24 : 64;
+    const auto fetch = [=](int64_t n) {
+        const uint8_t* block = list.blocks + (list.chosen ? list.chosen[n] : n) * size;
+        if (n + ahead < list.known) {
+            const uint8_t* later = list.blocks + (list.chosen ? list.chosen[n + ahead] : n + ahead) * size;
             for (int64_t line = 0; line < size; line += kItems) __builtin_prefetch(later + line);
         }
-        return blocks + chosen[n] * size;
+        return block;
     };
-    find_in(listed, count, tables, cut, masks);
+    int64_t n = 0;
+    for (; n + kTogether <= list.count; n += kTogether) {
+        const uint8_t* some[kTogether];
+        for (int u = 0; u < kTogether; ++u) some[u] = fetch(n + u);
+        add_up_some<kTogether>(some, n, tables, cut, visit);
+    }
+    for (; n < list.count; ++n) {
+        const uint8_t* one = fetch(n);
+        add_up_some<1>(&one, n, tables, cut, visit);
+    }
 }
 
-void sums(const uint8_t* blocks, int64_t count, ByteTables tables, uint8_t cut, uint8_t* out) {
-    for (int64_t n = 0; n < count; ++n, out += kItems) {
-        const uint8_t* block = blocks + n * tables.num_splits * kItems;
-        Sums found[1];
-        add_up<1>(&block, tables, cut, found);
-        if (Sums::exact) {
-            found[0].store(out);
-            continue;
-        }
-        for (int i = 0; i < kItems; ++i) out[i] = 255;
-        for (uint64_t mask = found[0].at_most(cut); mask; mask &= mask - 1) {
+void find(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks) {
+    add_up_all(list, tables, cut, [=](int64_t n, const Sums&, uint64_t mask, const uint8_t*) { masks[n] = mask; });
+}
+
+void sums(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks, uint8_t* out) {
+    add_up_all(list, tables, cut, [=](int64_t n, const Sums& found, uint64_t mask, const uint8_t* block) {
+        masks[n] = mask;
+        if (Sums::exact) return found.store(out + n * kItems);
+        for (; mask; mask &= mask - 1) {
             const int i = __builtin_ctzll(mask);
-            int sum = 0;
-            for (int m = 0; m < tables.num_splits; ++m) sum += tables.gaps[m * kCodes + block[m * kItems + i]];
-            out[i] = static_cast<uint8_t>(sum < 255 ? sum : 255);
+            out[n * kItems + i] = static_cast<uint8_t>(exact_sum(block, i, tables));
         }
-    }
+    });
 }
 
 }  // namespace

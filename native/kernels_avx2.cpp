@@ -14,6 +14,10 @@ struct Vec {
     Vec operator*(Vec other) const { return {_mm256_mul_ps(value, other.value)}; }
 };
 
+void look_up(const uint8_t* table, const uint8_t* codes, uint8_t* out) {
+    for (int i = 0; i < 64; ++i) out[i] = table[codes[i]];
+}
+
 // Without a 256-entry lookup: the high nibble of a code names 16 codes, and the least of their gaps is what counts.
 struct Split {
     __m256i minima;
@@ -49,5 +53,5 @@ constexpr int kTogether = 4;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::avx2_kernels{"avx2",   score_table,     dots, extent,
-                                                 quantise, least_in_ranges, find, sums};
+                                                 quantise, least_in_covers, find, sums};
 #endif

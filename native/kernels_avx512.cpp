@@ -22,14 +22,22 @@ struct Split {
     }
 };
 
+// Bits 0 to 5 of a code pick a byte of a part, bit 6 one of two parts, bit 7 the pair.
+inline __m512i look_up(const Split& split, __m512i code) {
+    const __m512i low = _mm512_permutex2var_epi8(split.part[0], code, split.part[1]);
+    const __m512i high = _mm512_permutex2var_epi8(split.part[2], code, split.part[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), low, high);
+}
+
+void look_up(const uint8_t* table, const uint8_t* codes, uint8_t* out) {
+    _mm512_storeu_si512(out, look_up(Split::load(table, nullptr), _mm512_loadu_si512(codes)));
+}
+
 struct Sums {
     static constexpr bool exact = true;
     __m512i value = _mm512_setzero_si512();
     void add(const Split& split, const uint8_t* codes) {
-        const __m512i code = _mm512_loadu_si512(codes);
-        const __m512i low = _mm512_permutex2var_epi8(split.part[0], code, split.part[1]);
-        const __m512i high = _mm512_permutex2var_epi8(split.part[2], code, split.part[3]);
-        value = _mm512_adds_epu8(value, _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), low, high));
+        value = _mm512_adds_epu8(value, look_up(split, _mm512_loadu_si512(codes)));
     }
     uint64_t at_most(uint8_t cut) const {
         return _mm512_cmple_epu8_mask(value, _mm512_set1_epi8(static_cast<char>(cut)));
@@ -42,5 +50,5 @@ constexpr int kTogether = 4;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::avx512_kernels{"avx512", score_table,     dots, extent,
-                                                   quantise, least_in_ranges, find, sums};
+                                                   quantise, least_in_covers, find, sums};
 #endif

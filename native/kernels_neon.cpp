@@ -21,18 +21,25 @@ struct Split {
     }
 };
 
+// A code beyond a part's 64 entries finds 0 there.
+inline uint8x16_t look_up(const Split& split, uint8x16_t code) {
+    uint8x16_t found = vqtbl4q_u8(split.part[0], code);
+    for (int p = 1; p < 4; ++p)
+        found = vorrq_u8(found, vqtbl4q_u8(split.part[p], vsubq_u8(code, vdupq_n_u8(static_cast<uint8_t>(64 * p)))));
+    return found;
+}
+
+void look_up(const uint8_t* table, const uint8_t* codes, uint8_t* out) {
+    const Split split = Split::load(table, nullptr);
+    for (int i = 0; i < 64; i += 16) vst1q_u8(out + i, look_up(split, vld1q_u8(codes + i)));
+}
+
 struct Sums {
     static constexpr bool exact = true;
     uint8x16_t value[4] = {vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0), vdupq_n_u8(0)};
     void add(const Split& split, const uint8_t* codes) {
-        for (int quarter = 0; quarter < 4; ++quarter) {
-            const uint8x16_t code = vld1q_u8(codes + 16 * quarter);
-            uint8x16_t gap = vqtbl4q_u8(split.part[0], code);  // a code beyond a part's 64 entries finds 0 there
-            for (int p = 1; p < 4; ++p)
-                gap =
-                    vorrq_u8(gap, vqtbl4q_u8(split.part[p], vsubq_u8(code, vdupq_n_u8(static_cast<uint8_t>(64 * p)))));
-            value[quarter] = vqaddq_u8(value[quarter], gap);
-        }
+        for (int quarter = 0; quarter < 4; ++quarter)
+            value[quarter] = vqaddq_u8(value[quarter], look_up(split, vld1q_u8(codes + 16 * quarter)));
     }
     uint64_t at_most(uint8_t cut) const {
         uint64_t mask = 0;
@@ -54,5 +61,5 @@ constexpr int kTogether = 1;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::neon_kernels{"neon",   score_table,     dots, extent,
-                                                 quantise, least_in_ranges, find, sums};
+                                                 quantise, least_in_covers, find, sums};
 #endif

@@ -11,6 +11,10 @@ struct Vec {
     Vec operator*(Vec other) const { return {value * other.value}; }
 };
 
+void look_up(const uint8_t* table, const uint8_t* codes, uint8_t* out) {
+    for (int i = 0; i < 64; ++i) out[i] = table[codes[i]];
+}
+
 struct Split {
     const uint8_t* gaps;
     static Split load(const uint8_t* gaps, const uint8_t*) { return {gaps}; }
@@ -40,4 +44,4 @@ constexpr int kTogether = 1;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::scalar_kernels{"scalar", score_table,     dots, extent,
-                                                   quantise, least_in_ranges, find, sums};
+                                                   quantise, least_in_covers, find, sums};

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels.h"
 #include "top_k.h"
 
 namespace everyitem {
@@ -38,12 +39,11 @@ class Postings {
     std::vector<std::vector<int32_t>> items_;
 };
 
-// What is known of the nodes of one height, each of which stands for 64 nodes (or blocks) below it: `codes` holds the
-// nodes' covers in blocks like those of items; cover c of split m spans the codes low[m][c] to high[m][c].
+// What is known of the nodes of one height, each of which stands for 64 nodes (or blocks) below it: `codes` holds, in
+// blocks like those of items, which of its split's covers spans all the codes below a node.
 struct Level {
     const uint8_t* codes;
-    const uint8_t* low;
-    const uint8_t* high;
+    std::vector<Covers> covers;  // one per split
     int64_t count;
 };
 
