@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from everyitem import model_folder
 from everyitem.data import catalogue
-from everyitem.data.interactions import read_log
+from everyitem.data.interactions import Log, read_log
 from everyitem.index import door
 from everyitem.index.dense import DenseIndex
 from everyitem.index.pq import PQIndex
@@ -129,6 +129,25 @@ class Recommender:
         known = (self._sorted_ids.gather(slot) == wanted).to_numpy()
         return np.where(known, self._order[slot], -1).astype(np.int32)
 
+    def positions_in(self, log: Log) -> Ids:
+        """(log's items,) positions here of a log's items; -1 for one that the catalogue does not have.
+
+        The log's ids are read in the type of this model's, as a file of text does not say which type it means.
+
+        Raises:
+            ValueError: the log has ids of another type, and none of them is in the catalogue.
+        """
+        given, dtype = log.items["item_id"], self._sorted_ids.dtype
+        ids = catalogue.read_as(dtype, given)
+        found = np.full(len(ids), -1, np.int32)
+        found[ids.is_not_null().to_numpy()] = self.positions(ids.drop_nulls())
+        if given.dtype != dtype and (found < 0).all():
+            raise ValueError(
+                f"item ids are {dtype} in this model, {given.dtype} in the log, and none of these is in the catalogue "
+                f"(there {given[0]!r}, here {self.items['item_id'][0]!r}); give the log with this model's ids"
+            )
+        return found
+
     def recommend(
         self,
         histories: Any,
@@ -221,7 +240,7 @@ class Recommender:
             )
         else:
             log = read_log(source)
-            found, rows, user_ids = self.positions(log.items["item_id"]), log.histories, log.user_ids
+            found, rows, user_ids = self.positions_in(log), log.histories, log.user_ids
         known = rows.translate(found)
         return user_ids, known, int(rows.lengths.sum() - known.lengths.sum())
 
