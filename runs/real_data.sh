@@ -5,6 +5,7 @@
 #
 # Every model of a data set gets the same MINUTES of training on one thread (default 3). WORK keeps the models.
 # What is already in docs/results is not done again: delete a file to repeat it. Then: python runs/tabulate.py
+# What a data set needs otherwise, to stand beside published figures or to fit, is in `training` and `asking`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${EVERYITEM_DATA:?set EVERYITEM_DATA to the folder that holds the log folders}
@@ -20,11 +21,12 @@ run() { # data set, model name, options of `everyitem train`
     shift 2
     [[ -e $out ]] && return
     mkdir -p "docs/results/$set"
-    "$everyitem" train "$data/$set" "$model" --threads 1 --minutes "$minutes" "$@"
+    "$everyitem" train "$data/$set" "$model" --threads 1 --minutes "$minutes" $(training "$set" "$name") "$@"
     # the baselines are the same for every model of a data set: once is enough
     local baselines=()
     [[ $name == sasrec-pq ]] && baselines=(--baselines)
-    "$everyitem" evaluate "$model" "$data/$set" --max-users 20000 --json "${baselines[@]}" >"$model/evaluation.json"
+    "$everyitem" evaluate "$model" "$data/$set" --max-users 20000 --json "${baselines[@]}" $(asking "$set") \
+        >"$model/evaluation.json"
     .venv/bin/python - "$model" >"$out.part" <<'PY'
 import json, pathlib, sys
 
@@ -35,17 +37,25 @@ PY
     mv "$out.part" "$out"
 }
 
-large() { # options for catalogues of more than 200,000 items, whose codes do not come from a dense model
-    if [[ $1 == oss-edits* ]]; then echo --dim 128 --dropout 0.1; fi
+training() { # options of `everyitem train` for a data set and a model
+    case $1/$2 in
+        # catalogues of more than 200,000 items, whose codes do not come from a dense model
+        oss-edits*/*-pq) echo --dim 128 --dropout 0.1 ;;
+        ml-1m/*) echo --length 200 ;; # as published
+    esac
+}
+
+asking() { # options of `everyitem evaluate` for a data set
+    case $1 in
+        ml-1m) echo --exclude-seen ;; # as published
+    esac
 }
 
 # model by model, so that an interrupted run has the first models of every set
-for set in "${sets[@]}"; do run "$set" sasrec-pq $(large "$set"); done
+for set in "${sets[@]}"; do run "$set" sasrec-pq; done
 for set in "${sets[@]}"; do
     # a dense table of 1.3M items costs 1 GB per 64 dimensions with its optimiser, and a full update every step
     [[ $set == oss-edits ]] || run "$set" sasrec-dense --items dense
 done
-for set in "${sets[@]}"; do run "$set" gsasrec-pq --loss gbce --num-negatives 256 $(large "$set"); done
-for set in "${sets[@]}"; do
-    run "$set" gbert4rec-pq --backbone gbert4rec --loss gbce --num-negatives 256 $(large "$set")
-done
+for set in "${sets[@]}"; do run "$set" gsasrec-pq --loss gbce --num-negatives 256; done
+for set in "${sets[@]}"; do run "$set" gbert4rec-pq --backbone gbert4rec --loss gbce --num-negatives 256; done

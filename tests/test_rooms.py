@@ -21,7 +21,8 @@ ROOMS_KNOWN_TO = {
     "index": {"types", "quantise", "_native"},
     "compress": {"types", "quantise", "model"},
     # The doors read logs and tables in the user's own ids, so they know data as well.
-    "recommender": {"types", "data", "model", "index"},
+    "model_folder": {"types", "data", "index"},
+    "recommender": {"types", "data", "model", "index", "model_folder"},
     "evaluate": {"types", "data", "index", "recommender"},
     "serve": {"types", "data", "index", "recommender"},
 }

@@ -3,32 +3,24 @@
 Works without torch. Inside, positions; at this door, ids (str or int64), frames and SQL.
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import xxhash
 from numpy.typing import NDArray
 
+from everyitem import model_folder
 from everyitem.data import catalogue
-from everyitem.data.columns import UNREADABLE
-from everyitem.data.interactions import read_log
+from everyitem.data.interactions import Log, read_log
 from everyitem.index import door
 from everyitem.index.dense import DenseIndex
-from everyitem.index.files import load_index
 from everyitem.index.pq import PQIndex
 from everyitem.model.encode import Encoder, equal_lengths
+from everyitem.model_folder import EVENTS as EVENTS
+from everyitem.model_folder import Parts
 from everyitem.types import Floats, Histories, Ids, TopK
-
-EVENTS = "training_events"
-"""Column of a model's `items.parquet`: how often training saw the item; answers an empty history."""
-FINGERPRINTS = "fingerprints"
-"""Key of `recommender.json`: XXH3-128 of what has no checksum of its own."""
-REMEDY = "copy or train the model again"
-FINGERPRINTED_ITEMS = 1000
 
 
 class Answer(NamedTuple):
@@ -137,6 +129,25 @@ class Recommender:
         known = (self._sorted_ids.gather(slot) == wanted).to_numpy()
         return np.where(known, self._order[slot], -1).astype(np.int32)
 
+    def positions_in(self, log: Log) -> Ids:
+        """(log's items,) positions here of a log's items; -1 for one that the catalogue does not have.
+
+        The log's ids are read in the type of this model's, as a file of text does not say which type it means.
+
+        Raises:
+            ValueError: the log has ids of another type, and none of them is in the catalogue.
+        """
+        given, dtype = log.items["item_id"], self._sorted_ids.dtype
+        ids = catalogue.read_as(dtype, given)
+        found = np.full(len(ids), -1, np.int32)
+        found[ids.is_not_null().to_numpy()] = self.positions(ids.drop_nulls())
+        if given.dtype != dtype and (found < 0).all():
+            raise ValueError(
+                f"item ids are {dtype} in this model, {given.dtype} in the log, and none of these is in the catalogue "
+                f"(there {given[0]!r}, here {self.items['item_id'][0]!r}); give the log with this model's ids"
+            )
+        return found
+
     def recommend(
         self,
         histories: Any,
@@ -229,7 +240,7 @@ class Recommender:
             )
         else:
             log = read_log(source)
-            found, rows, user_ids = self.positions(log.items["item_id"]), log.histories, log.user_ids
+            found, rows, user_ids = self.positions_in(log), log.histories, log.user_ids
         known = rows.translate(found)
         return user_ids, known, int(rows.lengths.sum() - known.lengths.sum())
 
@@ -317,20 +328,15 @@ class Recommender:
     # files ----------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write catalogue and index to a model folder that already holds the encoder (see `fit`)."""
-        folder = Path(folder)
-        new_items, new_metadata = folder / "items.parquet.new", folder / "recommender.json.new"
-        self.items.write_parquet(new_items)
-        self.metadata[FINGERPRINTS] = {
-            "encoder.onnx": _digest((folder / "encoder.onnx").read_bytes()),
-            "items.parquet": _digest(new_items.read_bytes()),
-            "index": _index_digest(self.index),
-        }
-        self.metadata[FINGERPRINTS]["recommender.json"] = _metadata_digest(self.metadata)
-        new_metadata.write_text(json.dumps(self.metadata, indent=2) + "\n")
-        self.index.save(folder / "index")
-        new_items.replace(folder / "items.parquet")
-        new_metadata.replace(folder / "recommender.json")
+        """Write catalogue and index to a model folder that already holds the encoder (see `fit`), all or nothing.
+
+        Killed at any time, it leaves the model that was there or this one (`model_folder.py` says how).
+
+        Raises:
+            BlockingIOError: another process is saving to the folder.
+            ValueError: another process has changed the folder since this model was loaded from it.
+        """
+        self.metadata = model_folder.write(Path(folder), Parts(self.index, self.items, self.metadata))
 
 
 def load(folder: str | Path) -> Recommender:
@@ -340,55 +346,9 @@ def load(folder: str | Path) -> Recommender:
         FileNotFoundError: no model there.
         ValueError: a part is damaged or does not belong to the others.
     """
-    folder = Path(folder)
-    if not (folder / "recommender.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no model here (recommender.json is missing); train one with `everyitem train`"
-        )
-    metadata = _read_metadata(folder)
-    fingerprints = metadata[FINGERPRINTS]
-    for name in ("encoder.onnx", "items.parquet"):
-        if _digest((folder / name).read_bytes()) != fingerprints[name]:
-            raise ValueError(f"{folder / name}: damaged or of another model (checksum differs); {REMEDY}")
-    try:
-        items = pl.read_parquet(folder / "items.parquet", memory_map=True, glob=False)
-    except UNREADABLE:
-        raise ValueError(f"{folder / 'items.parquet'}: damaged; {REMEDY}") from None
-    index = load_index(folder / "index")
-    if len(items) != index.num_items or not {"item_id", EVENTS} <= set(items.columns):
-        raise ValueError(
-            f"{folder}: items.parquet has {len(items):,} rows and the index {index.num_items:,} items; "
-            f"they do not belong together, {REMEDY}"
-        )
-    if _index_digest(index) != fingerprints["index"]:
-        raise ValueError(f"{folder / 'index'}: holds other vectors than this model's; {REMEDY}")
-    return Recommender(Encoder(folder / "encoder.onnx", metadata["history_length"]), index, items, metadata)
-
-
-def _read_metadata(folder: Path) -> dict[str, Any]:
-    try:
-        metadata: dict[str, Any] = json.loads((folder / "recommender.json").read_text())
-        damaged = metadata[FINGERPRINTS]["recommender.json"] != _metadata_digest(metadata)
-    except (KeyError, RecursionError, TypeError, ValueError):
-        damaged = True
-    if damaged:
-        raise ValueError(f"{folder / 'recommender.json'}: damaged; {REMEDY}")
-    return metadata
-
-
-def _metadata_digest(metadata: dict[str, Any]) -> str:
-    """Of everything but itself, the other fingerprints included."""
-    others = {name: value for name, value in metadata[FINGERPRINTS].items() if name != "recommender.json"}
-    return _digest(json.dumps(metadata | {FINGERPRINTS: others}).encode())
-
-
-def _index_digest(index: PQIndex | DenseIndex) -> str:
-    """Of its first vectors, which adding and removing items leave as they are."""
-    return _digest(index.vectors(np.arange(min(index.num_items, FINGERPRINTED_ITEMS))).tobytes())
-
-
-def _digest(content: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(content)
+    found = model_folder.read(Path(folder))
+    encoder = Encoder(Path(folder) / "encoder.onnx", found.metadata["history_length"])
+    return Recommender(encoder, found.index, found.items, found.metadata)
 
 
 def _as_kind_of(frame: pl.DataFrame, source: Any) -> Any:

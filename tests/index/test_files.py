@@ -251,7 +251,7 @@ def test_twenty_kills_leave_a_readable_index(writer: tuple[Path, list[str], list
                 process.send_signal(signal.SIGKILL)
         assert answer(load_index(folder)) in answers
         assert files.check(folder) == []
-        now = int(files._read_current(folder)[0][1:])
+        now = int(files.current_version(folder).split()[0][1:])
         assert now > version, "a killed writer took the index backwards"
         version = now
     files.collect_garbage(folder)

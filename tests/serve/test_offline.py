@@ -16,7 +16,7 @@ def model(request, tiny_models):
 def test_the_file_is_what_recommend_returns(model, tiny_log, tmp_path, monkeypatch, users_per_batch, settings):
     monkeypatch.setattr(offline, "USERS_PER_BATCH", users_per_batch)
     out = tmp_path / "out.parquet"
-    assert recommend_to_parquet(model, tiny_log, out, k=4, **settings) == 120
+    assert recommend_to_parquet(model, tiny_log, out, k=4, **settings) == (120, 0)
     found, expected = pl.read_parquet(out), model.recommend(tiny_log, k=4, **settings)
     assert found.drop("score").equals(expected.drop("score"))
     assert (found["score"] - expected["score"]).abs().max() < 1e-5  # the encoder's bits depend on the batch
@@ -27,14 +27,14 @@ def test_the_file_is_what_recommend_returns(model, tiny_log, tmp_path, monkeypat
 def test_users_without_a_known_event_get_popularity(model, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("user_id,item_id\nu,item-003\nv,nobody\n")
-    recommend_to_parquet(model, log, tmp_path / "out.parquet", k=2**31 - 1)
+    assert recommend_to_parquet(model, log, tmp_path / "out.parquet", k=2**31 - 1) == (2, 1)
     found = pl.read_parquet(tmp_path / "out.parquet")
     assert found.group_by("user_id").len().sort("user_id").rows() == [("u", 399), ("v", 400)]
     assert found.filter(user_id="v")["item_id"].to_list() == model.answer([[]], 400).frame["item_id"].to_list()
 
 
 def test_a_condition_that_nothing_meets_is_an_empty_file(model, tiny_log, tmp_path):
-    assert recommend_to_parquet(model, tiny_log, tmp_path / "out.parquet", where="price < 0") == 120
+    assert recommend_to_parquet(model, tiny_log, tmp_path / "out.parquet", where="price < 0") == (120, 0)
     assert pl.read_parquet(tmp_path / "out.parquet").shape == (0, 4)
 
 

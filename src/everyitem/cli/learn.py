@@ -61,10 +61,12 @@ def evaluate(
     max_users: Annotated[
         int | None, typer.Option(help="A random sample of so many test users; all by default.")
     ] = None,
-    time_users: Annotated[int, typer.Option(help="Users that are timed one by one on one thread.")] = 500,
+    time_users: Annotated[
+        int, typer.Option(help="Users that are timed one by one on one thread; 0: no time, no memory.")
+    ] = 500,
     as_json: AsJson = False,
 ) -> None:
-    """Unsampled NDCG, Recall and MRR on the model's own test users, with intervals, and milliseconds per user."""
+    """Unsampled NDCG, Recall and MRR on the model's test users, with intervals, milliseconds per user, resident MB."""
     from everyitem.evaluate import report
     from everyitem.evaluate.heldout import evaluate_models
     from everyitem.evaluate.run import compare

@@ -37,12 +37,13 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Verify every byte of a model or index: checksums, invariants, golden query. Exit code 1 if anything is off."""
-    from everyitem.index.files import check as check_index
+    from everyitem import model_folder
+    from everyitem.index import files
 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give a model folder or an index folder")
     is_model = (folder / "recommender.json").is_file()
-    problems = check_index(folder / "index" if is_model else folder) or (_check_model(folder) if is_model else [])
+    problems = model_folder.check(folder) if is_model else files.check(folder)
     if as_json:
         print(json.dumps({"folder": str(folder), "problems": problems}))
     else:
@@ -53,13 +54,3 @@ def check(
             console.print(Text("intact ", "green") + Text(str(folder)), soft_wrap=True)
     if problems:
         raise typer.Exit(1)
-
-
-def _check_model(folder: Path) -> list[str]:
-    from everyitem.recommender import load
-
-    try:
-        load(folder)
-    except (ValueError, FileNotFoundError) as error:
-        return [str(error)]
-    return []

@@ -71,8 +71,11 @@ def _recommend_to_file(
     if out is None:
         raise ValueError("--users needs --out FILE.parquet")
     console = Console() if Console().is_terminal else None
-    count = recommend_to_parquet(recommender, users, out, k=k, where=where, exclude_seen=exclude_seen, console=console)
-    print(f"{count:,} users -> {out}")
+    done = recommend_to_parquet(recommender, users, out, k=k, where=where, exclude_seen=exclude_seen, console=console)
+    if done.unknown_events:
+        note = f"[yellow]{done.unknown_events:,} events name items that this model does not have; they were skipped[/]"
+        Console(stderr=True).print(note)
+    print(f"{done.users:,} users -> {out}")
 
 
 def _why(recommender: Any, history: list[Any], item_id: Any) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def ids_as(dtype: pl.DataType, ids: pl.Series | list[Any]) -> pl.Series:
     return found
 
 
+def read_as(dtype: pl.DataType, ids: pl.Series) -> pl.Series:
+    """A log's ids in the type of a catalogue: integers as they are written in digits, text as the integer it spells.
+
+    Null where text spells none. `007` and `7` are two texts, but one integer.
+    """
+    return ids.cast(dtype, strict=False)
+
+
 def extended(items: pl.DataFrame, new: pl.DataFrame, *, given: dict[str, Any]) -> pl.DataFrame:
     """The catalogue with new items at its end: their known attributes in the catalogue's types, the others null.
 

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from everyitem.data.interactions import Log, read_log
 from everyitem.data.splits import Holdout, Split, split_log
 from everyitem.evaluate.baselines import ItemKNN, Markov, Popularity, RepeatLast
+from everyitem.evaluate.resident import resident_mb
 from everyitem.evaluate.run import Evaluation, evaluate, time_stages
 from everyitem.recommender import EVENTS, Recommender, load
 from everyitem.types import Histories, Ranker
@@ -45,7 +46,7 @@ def split_for(recommender: Recommender, log: Log) -> Split:
     if any(protocol[name] != size for name, size in sizes.items()):
         told = ", ".join(f"{name} {protocol[name]:,} then and {size:,} now" for name, size in sizes.items())
         raise ValueError(f"this is not the log that the model was trained on ({told}); give that one, or train anew")
-    position_of = recommender.positions(log.items["item_id"])
+    position_of = recommender.positions_in(log)
     if np.array_equal(position_of, np.arange(log.num_items)):
         return split
     return Split(*(_translated(part, position_of) for part in split))
@@ -84,7 +85,7 @@ def evaluate_models(
         baselines: add popularity, repeat-last, Markov and ItemKNN.
         exclude_seen: rank only items that the history does not hold.
         max_users: a random sample of the test users.
-        time_users: users timed one by one, on one thread.
+        time_users: users timed one by one, on one thread; with 0 neither time nor resident memory is measured.
         console: shows progress.
 
     Returns:
@@ -126,7 +127,7 @@ def evaluate_models(
             if isinstance(ranker, Recommender) and time_users:
                 asked = questions.histories.select(np.flatnonzero(questions.histories.lengths > 0))
                 timing = time_stages(ranker.encode, partial(ranker.index.top_k, threads=1), asked, num_users=time_users)
-                evaluation = replace(evaluation, timing=timing)
+                evaluation = replace(evaluation, timing=timing, resident=resident_mb(Path(name)))
             results[name] = evaluation
     return results
 

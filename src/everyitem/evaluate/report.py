@@ -145,4 +145,7 @@ def _caption(result: Mapping[str, Any]) -> str:
         for stage, label in STAGES.items()
         if stage in result
     ]
+    if "resident_mb" in result:
+        model, process = result["resident_mb"]["model"], result["resident_mb"]["process"]
+        lines.append(f"resident: {model:,.0f} MB of model in a process of {process:,.0f} MB, without torch")
     return "\n".join(lines)

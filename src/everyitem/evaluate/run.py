@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from everyitem.evaluate import measures
 from everyitem.evaluate.measures import Difference, Estimate, Ranks, Values
+from everyitem.evaluate.resident import Resident
 from everyitem.types import Histories, Ids, Ranker, TopK
 
 MEASURES: Final[dict[str, Callable[[Ranks, int], Values]]] = {
@@ -59,6 +60,7 @@ class Evaluation:
     head_share: float | None
     """Share of the first `shown` that goes to the most popular 1 % of items; None without popularity."""
     timing: Timing | None = None
+    resident: Resident | None = None
 
     @property
     def users(self) -> int:
@@ -80,10 +82,11 @@ class Evaluation:
         return {name: measures.interval(self.values(name)) for name in self.names}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers for `everyitem evaluate --json` and `metrics.json`; stages only if they were timed."""
+        """Plain numbers for `everyitem evaluate --json` and `metrics.json`; time and memory only if measured."""
         return {
             **{name: estimate._asdict() for name, estimate in self.metrics().items()},
             **({} if self.timing is None else _timing_json(self.timing)),
+            **({} if self.resident is None else {"resident_mb": self.resident._asdict()}),
             f"coverage@{self.shown}": self.coverage,
             **({} if self.head_share is None else {f"head_share@{self.shown}": self.head_share}),
             "seen_targets": self.seen_targets,

@@ -39,6 +39,7 @@ GOLDEN_K = 10
 CHUNK = 1 << 24
 MAX_MANIFEST = 1 << 20
 SECTION_NAME = "[a-z0-9_]{1,64}"
+VERSION = r"v\d{6,9} [0-9a-f]{64}"
 REMEDY = "restore the folder from a copy, or save the index again"
 
 
@@ -77,29 +78,30 @@ def save(folder: str | Path, kind: str, sections: Mapping[str, Array]) -> Path:
         temporary = folder / f"{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _killpoint("before-write")
+        killpoint("before-write")
         described = {section: _write_section(temporary, section, array) for section, array in sections.items()}
         manifest = {"format": FORMAT, "everyitem": everyitem.__version__, "kind": kind, "sections": described}
         content = json.dumps(manifest, indent=1).encode()
-        _write_synced(temporary / "manifest.json", content)
-        _sync(temporary)
-        _killpoint("before-rename")
+        write_synced(temporary / "manifest.json", content)
+        sync(temporary)
+        killpoint("before-rename")
         temporary.rename(folder / name)
-        _sync(folder)
-        _killpoint("before-current")
-        _write_synced(folder / "CURRENT.tmp", f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-        _killpoint("before-replace")
+        sync(folder)
+        killpoint("before-current")
+        write_synced(folder / "CURRENT.tmp", f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        killpoint("before-replace")
         os.replace(folder / "CURRENT.tmp", folder / "CURRENT")
-        _sync(folder)
-        _killpoint("after-current")
+        sync(folder)
+        killpoint("after-current")
     return folder / name
 
 
-def load_index(folder: str | Path, *, verify: bool = True) -> "PQIndex | DenseIndex":
-    """Open the current version of an index folder; sections are mapped, not read into memory.
+def load_index(folder: str | Path, *, version: str | None = None, verify: bool = True) -> "PQIndex | DenseIndex":
+    """Open a version of an index folder; sections are mapped, not read into memory.
 
     Args:
         folder: what `save` wrote.
+        version: as `named` or `current_version` names it; None opens the current one.
         verify: compare every byte with its checksum first. False is for folders that were checked before.
 
     Raises:
@@ -111,7 +113,7 @@ def load_index(folder: str | Path, *, verify: bool = True) -> "PQIndex | DenseIn
     from everyitem.index.dense import DenseIndex
     from everyitem.index.pq import PQIndex
 
-    kind, sections = open_current(folder, verify=verify)
+    kind, sections = open_version(folder, version=version, verify=verify)
     index: PQIndex | DenseIndex
     try:
         match kind:
@@ -133,23 +135,39 @@ def load_index(folder: str | Path, *, verify: bool = True) -> "PQIndex | DenseIn
     return index
 
 
-def open_current(folder: str | Path, *, verify: bool = True) -> Version:
-    """The current version's arrays, mapped read-only. Raises as `load_index` does."""
-    where, manifest = _read_manifest(Path(folder))
+def open_version(folder: str | Path, *, version: str | None = None, verify: bool = True) -> Version:
+    """A version's arrays, mapped read-only; None: the current one. Raises as `load_index` does."""
+    where, manifest = _read_manifest(Path(folder), version)
     for name, description in manifest["sections"].items():
         _check_file(where / f"{name}.npy", description, verify=verify)
     return Version(manifest["kind"], {name: _map(where / f"{name}.npy", d) for name, d in manifest["sections"].items()})
 
 
-def check(folder: str | Path) -> list[str]:
-    """Everything wrong with an index folder, one sentence each; empty if it is sound.
+def named(where: Path) -> str:
+    """How a version is named where it is chosen, such as in CURRENT: its folder and the sha256 of its manifest."""
+    return f"{where.name} {hashlib.sha256((where / 'manifest.json').read_bytes()).hexdigest()}"
+
+
+def current_version(folder: str | Path) -> str:
+    """The version that CURRENT names. Raises FileNotFoundError or ValueError where there is none or it is damaged."""
+    try:
+        content = (Path(folder) / "CURRENT").read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no index (no file CURRENT); write one with index.save") from None
+    if re.fullmatch(rb"%b\n" % VERSION.encode(), content) is None:
+        raise ValueError(f"{Path(folder) / 'CURRENT'} is damaged; {REMEDY}")
+    return content.decode().strip()
+
+
+def check(folder: str | Path, *, version: str | None = None) -> list[str]:
+    """Everything wrong with a version of an index folder (None: the current one), one sentence each.
 
     Compares every byte with its checksum, looks at structure (codes within codebooks, finite values, shapes), and asks
     the golden query again: ids and score bits must be those recorded when the index was saved.
     """
     problems = []
     try:
-        where, manifest = _read_manifest(Path(folder))
+        where, manifest = _read_manifest(Path(folder), version)
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     for name, description in manifest["sections"].items():
@@ -157,7 +175,7 @@ def check(folder: str | Path) -> list[str]:
             _check_file(where / f"{name}.npy", description, verify=True)
         except ValueError as error:
             problems.append(str(error))
-    return problems or _check_answers(folder)
+    return problems or _check_answers(folder, version)
 
 
 def collect_garbage(folder: str | Path) -> list[Path]:
@@ -171,7 +189,7 @@ def collect_garbage(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     with _writer_lock(folder):
-        current = int(_read_current(folder)[0][1:])
+        current = int(current_version(folder).split()[0][1:])
         previous = max((number for number in _versions(folder) if number < current), default=current)
         kept = {f"v{current:06d}", f"v{previous:06d}"}
         gone = [path for path in sorted(folder.iterdir()) if _is_ours(path.name) and path.name not in kept]
@@ -180,11 +198,12 @@ def collect_garbage(folder: str | Path) -> list[Path]:
     return gone
 
 
-def _check_answers(folder: str | Path) -> list[str]:
+def _check_answers(folder: str | Path, version: str | None) -> list[str]:
     from everyitem.index.pq import PQIndex
 
     try:
-        index, sections = load_index(folder), open_current(folder, verify=False).sections
+        index = load_index(folder, version=version)
+        sections = open_version(folder, version=version, verify=False).sections
         answers = [index.top_k(sections["golden_query"], GOLDEN_K)]
         if isinstance(index, PQIndex):  # it holds its codes twice, as rows and in blocks: both must give the answer
             answers.append(index.top_k(sections["golden_query"], GOLDEN_K, algorithm="pqtopk"))
@@ -198,19 +217,11 @@ def _check_answers(folder: str | Path) -> list[str]:
     return [f"{folder}: the golden query no longer gives the answer recorded at save; {REMEDY}"]
 
 
-def _read_current(folder: Path) -> tuple[str, str]:
-    try:
-        content = (folder / "CURRENT").read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} holds no index (no file CURRENT); write one with index.save") from None
-    match = re.fullmatch(rb"(v\d{6,9}) ([0-9a-f]{64})\n", content)
-    if match is None:
-        raise ValueError(f"{folder / 'CURRENT'} is damaged; {REMEDY}")
-    return match[1].decode(), match[2].decode()
-
-
-def _read_manifest(folder: Path) -> tuple[Path, dict[str, Any]]:
-    name, digest = _read_current(folder)
+def _read_manifest(folder: Path, version: str | None) -> tuple[Path, dict[str, Any]]:
+    version = version or current_version(folder)
+    if re.fullmatch(VERSION, version) is None:
+        raise ValueError(f"{version!r} names no version of {folder}; give one that index.save wrote")
+    name, digest = version.split()
     path = folder / name / "manifest.json"
     try:
         with path.open("rb") as file:
@@ -218,7 +229,7 @@ def _read_manifest(folder: Path) -> tuple[Path, dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is missing; {REMEDY}") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"{path} is damaged (sha256 differs from CURRENT); {REMEDY}")
+        raise ValueError(f"{path} is damaged (sha256 differs from the one it was saved with); {REMEDY}")
     manifest = _parsed(content)
     if manifest is None:
         raise ValueError(f"{path} is not a manifest of format {FORMAT}; {REMEDY}, or upgrade everyitem")
@@ -267,7 +278,7 @@ def _write_section(where: Path, name: str, array: Array) -> dict[str, Any]:
         np.save(file, array, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-    _killpoint("between-sections")
+    killpoint("between-sections")
     size, checksum = path.stat().st_size, _checksum(path)
     return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": size, "xxh3_128": checksum}
 
@@ -280,16 +291,17 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that survives a power cut once its folder is synced as well."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync(folder: Path) -> None:
-    """Make renames and new names in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -315,7 +327,7 @@ def _writer_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _killpoint(name: str) -> None:
+def killpoint(name: str) -> None:
     """Die here if a test asks for it: a writer that is killed must leave a readable folder."""
     if os.environ.get("EVERYITEM_KILLPOINT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

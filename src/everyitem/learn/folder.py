@@ -13,7 +13,7 @@ import everyitem
 from everyitem.data.interactions import Log
 from everyitem.data.splits import Split
 from everyitem.index.dense import DenseIndex
-from everyitem.index.files import open_current
+from everyitem.index.files import open_version
 from everyitem.index.pq import PQIndex
 from everyitem.model.encode import Encoder
 from everyitem.model.export import export_onnx, history_length
@@ -79,7 +79,7 @@ def write_metrics(folder: Path, state: Progressed, facts: dict[str, Any], metada
         "positions": state.positions,
         "positions_per_second": state.positions / max(state.seconds, 1e-9),
         "encoder_bytes": (folder / "encoder.onnx").stat().st_size,
-        "index_bytes": sum(array.nbytes for array in open_current(folder / "index").sections.values()),
+        "index_bytes": sum(array.nbytes for array in open_version(folder / "index").sections.values()),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 

@@ -1,6 +1,7 @@
 """Recommendations for every user of a log, streamed to a parquet file in the memory of one batch."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -12,6 +13,14 @@ from everyitem.recommender import Recommender
 USERS_PER_BATCH = 2048
 
 
+class Written(NamedTuple):
+    """What went into a file of recommendations."""
+
+    users: int
+    unknown_events: int
+    """Events whose item the catalogue does not have."""
+
+
 def recommend_to_parquet(
     recommender: Recommender,
     source: Path,
@@ -21,8 +30,8 @@ def recommend_to_parquet(
     where: str | None = None,
     exclude_seen: bool = True,
     console: Console | None = None,
-) -> int:
-    """Write user_id, item_id, score, rank for every user of a log; returns the number of users.
+) -> Written:
+    """Write user_id, item_id, score, rank for every user of a log.
 
     The file appears under its name only when it is complete.
 
@@ -35,6 +44,9 @@ def recommend_to_parquet(
         exclude_seen: leave out what the history holds.
         console: shows progress.
 
+    Returns:
+        How many users got a list, and how many events were skipped.
+
     Raises:
         ValueError: the log or the condition is at fault; nothing is written then.
     """
@@ -42,7 +54,8 @@ def recommend_to_parquet(
         raise ValueError(f"{out}: is a folder, or in none; give a .parquet file in a folder that exists")
     log = read_log(source)
     allow = None if where is None else recommender.matching(where)
-    histories = log.histories.translate(recommender.positions(log.items["item_id"]))
+    histories = log.histories.translate(recommender.positions_in(log))
+    unknown = log.num_events - int(histories.lengths.sum())
     most = min(k, len(recommender.items))
     temporary = out.with_name(out.name + ".part")
     columns = (TextColumn("users"), MofNCompleteColumn(), TimeRemainingColumn())
@@ -59,4 +72,4 @@ def recommend_to_parquet(
         assert writer is not None  # a log has at least one user
         writer.close()
     temporary.replace(out)
-    return log.num_users
+    return Written(log.num_users, unknown)
