@@ -24,7 +24,7 @@ run() { # data set, model name, options of `everyitem train`
     "$everyitem" train "$data/$set" "$model" --threads 1 --minutes "$minutes" $(training "$set" "$name") "$@"
     # the baselines are the same for every model of a data set: once is enough
     local baselines=()
-    [[ $name == sasrec-pq ]] && baselines=(--baselines)
+    [[ $name == default ]] && baselines=(--baselines)
     "$everyitem" evaluate "$model" "$data/$set" --max-users 20000 --json "${baselines[@]}" $(asking "$set") \
         >"$model/evaluation.json"
     .venv/bin/python - "$model" >"$out.part" <<'PY'
@@ -40,7 +40,7 @@ PY
 training() { # options of `everyitem train` for a data set and a model
     case $1/$2 in
         # catalogues of more than 200,000 items, whose codes do not come from a dense model
-        oss-edits*/*-pq) echo --dim 128 --dropout 0.1 ;;
+        oss-edits*/*-pq | oss-edits*/default) echo --dim 128 --dropout 0.1 ;;
         ml-1m/*) echo --length 200 ;; # as published
     esac
 }
@@ -51,11 +51,17 @@ asking() { # options of `everyitem evaluate` for a data set
     esac
 }
 
-# model by model, so that an interrupted run has the first models of every set
-for set in "${sets[@]}"; do run "$set" sasrec-pq; done
+# model by model, so that an interrupted run has the first models of every set; what `everyitem train` makes by itself
+# first, then the published architectures, which know nothing but vectors
+for set in "${sets[@]}"; do run "$set" default; done
 for set in "${sets[@]}"; do
     # a dense table of 1.3M items costs 1 GB per 64 dimensions with its optimiser, and a full update every step
-    [[ $set == oss-edits ]] || run "$set" sasrec-dense --items dense
+    [[ $set == oss-edits ]] || run "$set" default-dense --items dense
 done
-for set in "${sets[@]}"; do run "$set" gsasrec-pq --loss gbce --num-negatives 256; done
-for set in "${sets[@]}"; do run "$set" gbert4rec-pq --backbone gbert4rec --loss gbce --num-negatives 256; done
+for set in "${sets[@]}"; do run "$set" sasrec-pq --memory 0; done
+for set in "${sets[@]}"; do
+    [[ $set == oss-edits ]] || run "$set" sasrec-dense --items dense --memory 0
+done
+gbce=(--loss gbce --num-negatives 256 --memory 0)
+for set in "${sets[@]}"; do run "$set" gsasrec-pq "${gbce[@]}"; done
+for set in "${sets[@]}"; do run "$set" gbert4rec-pq --backbone gbert4rec "${gbce[@]}"; done

@@ -16,13 +16,14 @@ TREES = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text()) for path 
 ROOMS_KNOWN_TO = {
     "types": set(),
     "quantise": {"types"},
+    "memory": {"types"},
     "data": {"types"},
     "model": {"types"},
     "index": {"types", "quantise", "_native"},
     "compress": {"types", "quantise", "model"},
     # The doors read logs and tables in the user's own ids, so they know data as well.
-    "model_folder": {"types", "data", "index"},
-    "recommender": {"types", "data", "model", "index", "model_folder"},
+    "model_folder": {"types", "memory", "data", "index"},
+    "recommender": {"types", "memory", "data", "model", "index", "model_folder"},
     "evaluate": {"types", "data", "index", "recommender"},
     "serve": {"types", "data", "index", "recommender"},
 }
@@ -121,7 +122,8 @@ def test_only_bind_cpp_knows_python():
 
 def test_all_but_the_training_rooms_import_without_torch():
     modules = ["everyitem." + path.removesuffix(".py").replace("/", ".") for path in TREES if "__" not in path]
-    trains = ("everyitem.model.", "everyitem.compress.", "everyitem.learn.run", "everyitem.learn.folder")
+    learns = ("everyitem.learn.run", "everyitem.learn.folder", "everyitem.learn.remember")
+    trains = ("everyitem.model.", "everyitem.compress.", *learns)
     torch_free = [m for m in modules if not m.startswith(trains)]
     assert "everyitem.learn.fit" in torch_free  # the command line reads its signature
     program = f"""

@@ -4,6 +4,7 @@
     items.parquet        item_id, attributes, training_events
     index/               versions of the index; the model reads the one that recommender.json names
     encoder.onnx         never changed here
+    memory.safetensors   what the model remembers, where it does; never changed after training
 
 **Replacing recommender.json is the commit.** Before it, the new items stand in `items.parquet.new` and the new index
 in a version of its own, so that the old model is whole; after it the new one is, and `items.parquet.new` only has to
@@ -24,16 +25,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 import xxhash
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from everyitem.data.columns import UNREADABLE
 from everyitem.index import files
 from everyitem.index.dense import DenseIndex
 from everyitem.index.pq import PQIndex
+from everyitem.memory import Memory
 
 EVENTS = "training_events"
 """Column of `items.parquet`: how often training saw the item; answers an empty history."""
 FINGERPRINTS = "fingerprints"
 """Key of `recommender.json`: XXH3-128 of encoder.onnx, items.parquet and itself; version and sha256 of the index."""
+MEMORY = "memory.safetensors"
 REMEDY = "copy or train the model again"
 FINGERPRINTED_ITEMS = 1000
 
@@ -45,6 +50,7 @@ class Parts:
     index: PQIndex | DenseIndex
     items: pl.DataFrame
     metadata: dict[str, Any]
+    memory: Memory | None
 
 
 def write(folder: Path, parts: Parts) -> dict[str, Any]:
@@ -74,6 +80,8 @@ def write(folder: Path, parts: Parts) -> dict[str, Any]:
             "items.parquet": _digest(new_items.read_bytes()),
             "index": version,
         }
+        if parts.memory is not None:
+            prints[MEMORY] = _kept(folder / MEMORY, parts.memory)
         metadata = parts.metadata | {FINGERPRINTS: prints}
         prints["recommender.json"] = _own_digest(metadata)
         files.killpoint("before-metadata")
@@ -192,7 +200,27 @@ def _read_parts(folder: Path, metadata: dict[str, Any]) -> Parts:
         )
     if version is None and _vectors_digest(index) != prints["index"]:
         raise ValueError(f"{folder / 'index'}: holds other vectors than this model's; {REMEDY}")
-    return Parts(index, items, metadata)
+    return Parts(index, items, metadata, _read_memory(folder, prints[MEMORY]) if MEMORY in prints else None)
+
+
+def _kept(path: Path, memory: Memory) -> str:
+    """The digest of the memory's file, which is written unless it is there already."""
+    content = save(memory.arrays())
+    if not path.is_file() or path.read_bytes() != content:
+        new = path.with_name(path.name + ".new")
+        files.write_synced(new, content)
+        new.replace(path)
+    return _digest(content)
+
+
+def _read_memory(folder: Path, wanted: str) -> Memory:
+    path = folder / MEMORY
+    if not path.is_file() or _digest(path.read_bytes()) != wanted:
+        raise ValueError(f"{path}: damaged or of another model (checksum differs); {REMEDY}")
+    try:
+        return Memory.from_arrays(load_file(path))
+    except (SafetensorError, KeyError):
+        raise ValueError(f"{path}: not of this release; {REMEDY}") from None
 
 
 def _read_items(folder: Path, wanted: str) -> pl.DataFrame:

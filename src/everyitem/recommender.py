@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from everyitem import model_folder
 from everyitem.data import catalogue
 from everyitem.data.interactions import Log, read_log
-from everyitem.index import door
+from everyitem.index import door, raised
 from everyitem.index.dense import DenseIndex
 from everyitem.index.pq import PQIndex
+from everyitem.memory import Memory
 from everyitem.model.encode import Encoder, equal_lengths
 from everyitem.model_folder import EVENTS as EVENTS
 from everyitem.model_folder import Parts
@@ -40,7 +41,7 @@ class Explanation(NamedTuple):
     score: float
     splits: pl.DataFrame
     """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. A dense index
-    has one split, and its sub-item is the item."""
+    has one split, and its sub-item is the item. What a memory adds stands in a last row without split and sub-item."""
     history: pl.DataFrame
     """item_id, similarity: the history's items nearest to the explained one (cosine), nearest first."""
 
@@ -53,12 +54,18 @@ class Recommender:
         index: the catalogue; also the source of the vectors of past items.
         items: one row per position: item_id, attributes, and `training_events`.
         metadata: what `recommender.json` holds: settings, versions, protocol, fingerprints.
+        memory: what gives a few items a score of their own; None: every item has that of its vector.
     """
 
     def __init__(
-        self, encoder: Encoder, index: PQIndex | DenseIndex, items: pl.DataFrame, metadata: dict[str, Any]
+        self,
+        encoder: Encoder,
+        index: PQIndex | DenseIndex,
+        items: pl.DataFrame,
+        metadata: dict[str, Any],
+        memory: Memory | None = None,
     ) -> None:
-        self.encoder, self.index, self.metadata = encoder, index, metadata
+        self.encoder, self.index, self.metadata, self.memory = encoder, index, metadata, memory
         self._use(items)
 
     def _use(self, items: pl.DataFrame) -> None:
@@ -96,9 +103,8 @@ class Recommender:
         k = door.count(k, "k")
         empty = histories.lengths == 0
         if not empty.any():
-            return self.index.top_k(
-                self.encode(histories), k, allow=allow, exclude=histories.padded() if exclude_seen else None
-            )
+            seen = histories.padded() if exclude_seen else None
+            return self.best(self.encode(histories), histories, k, allow=allow, exclude=seen)
         # every row starts as the popular one; the rows with a history are then overwritten
         top: list[NDArray[Any]] = [np.repeat(part, len(histories), axis=0) for part in self._popular(k, allow)]
         asked = np.flatnonzero(~empty)
@@ -107,6 +113,15 @@ class Recommender:
             for out, part in zip(top, found, strict=True):
                 out[asked] = part
         return TopK._make(top)
+
+    def best(self, query_UD: Floats, histories: Histories, k: int, **options: Any) -> TopK:
+        """The k best positions for queries of these histories: by vector, and by memory where there is one.
+
+        `options` are those of the index's `top_k`.
+        """
+        if self.memory is None:
+            return self.index.top_k(query_UD, k, **options)
+        return raised.top_k(self.index, query_UD, k, *self.memory.remembered(histories), **options)
 
     def _popular(self, k: int, allow: NDArray[Any] | None) -> TopK:
         eligible = self._by_popularity[~self.index.removed_I[self._by_popularity]]
@@ -268,12 +283,24 @@ class Recommender:
             raise ValueError("no event of the history is known to this model, so there is no score to explain")
         query = self.encode(rows)
         score = self.index.scores(query, np.array([[position]], np.int32))[0, 0]
+        splits = self._splits(query, position, score)
+        if self.memory is not None:
+            share = self._share_of_memory(query, rows, position)
+            score += share
+            row = pl.DataFrame({"score": [share]}, schema={"score": pl.Float32})
+            splits = pl.concat([splits, row], how="diagonal_relaxed")
         past = np.unique(rows[0])
         vectors = self.index.vectors(np.append(past, position).astype(np.int32))
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         nearest = pl.DataFrame({"item_id": self.items["item_id"].gather(past), "similarity": unit[:-1] @ unit[-1]})
         nearest = nearest.sort("similarity", descending=True, maintain_order=True)
-        return Explanation(float(score), self._splits(query, position, score), nearest)
+        return Explanation(float(score), splits, nearest)
+
+    def _share_of_memory(self, query: Floats, rows: Histories, position: int) -> np.float32:
+        assert self.memory is not None
+        remembered = self.memory.remembered(rows)
+        total, plain = raised.scores(self.index, query, *remembered)
+        return np.float32((total - plain)[remembered[0] == position].sum())
 
     def _splits(self, query: Floats, position: int, score: np.float32) -> pl.DataFrame:
         if isinstance(self.index, DenseIndex):
@@ -336,7 +363,7 @@ class Recommender:
             BlockingIOError: another process is saving to the folder.
             ValueError: another process has changed the folder since this model was loaded from it.
         """
-        self.metadata = model_folder.write(Path(folder), Parts(self.index, self.items, self.metadata))
+        self.metadata = model_folder.write(Path(folder), Parts(self.index, self.items, self.metadata, self.memory))
 
 
 def load(folder: str | Path) -> Recommender:
@@ -348,7 +375,7 @@ def load(folder: str | Path) -> Recommender:
     """
     found = model_folder.read(Path(folder))
     encoder = Encoder(Path(folder) / "encoder.onnx", found.metadata["history_length"])
-    return Recommender(encoder, found.index, found.items, found.metadata)
+    return Recommender(encoder, found.index, found.items, found.metadata, found.memory)
 
 
 def _as_kind_of(frame: pl.DataFrame, source: Any) -> Any:

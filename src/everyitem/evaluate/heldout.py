@@ -20,7 +20,7 @@ from everyitem.evaluate.baselines import ItemKNN, Markov, Popularity, RepeatLast
 from everyitem.evaluate.resident import resident_mb
 from everyitem.evaluate.run import Evaluation, evaluate, time_stages
 from everyitem.recommender import EVENTS, Recommender, load
-from everyitem.types import Histories, Ranker
+from everyitem.types import Floats, Histories, Ranker, TopK
 
 BASELINES: Mapping[str, Callable[[Histories, int], Ranker]] = {
     "popularity": Popularity,
@@ -126,10 +126,22 @@ def evaluate_models(
             )
             if isinstance(ranker, Recommender) and time_users:
                 asked = questions.histories.select(np.flatnonzero(questions.histories.lengths > 0))
-                timing = time_stages(ranker.encode, partial(ranker.index.top_k, threads=1), asked, num_users=time_users)
+                timing = time_stages(*_stages(ranker), asked, num_users=time_users)
                 evaluation = replace(evaluation, timing=timing, resident=resident_mb(Path(name)))
             results[name] = evaluation
     return results
+
+
+def _stages(recommender: Recommender) -> tuple[Callable[[Histories], Any], Callable[[Any, int], TopK]]:
+    """Encoder and scoring; what a memory looks up in the history belongs to scoring."""
+
+    def encode(histories: Histories) -> tuple[Floats, Histories]:
+        return recommender.encode(histories), histories
+
+    def top_k(asked: tuple[Floats, Histories], k: int) -> TopK:
+        return recommender.best(*asked, k, threads=1)
+
+    return encode, top_k
 
 
 def _advance(bar: Progress, task: Any, done: int, total: int) -> None:

@@ -64,6 +64,13 @@ class DenseIndex:
         vectors_ID, removed = self._state
         return door.removed_mask(removed, len(vectors_ID))
 
+    def removed_at(self, positions_UN: Ids) -> NDArray[np.bool_]:
+        """(U, N) whether the items at these positions were removed; False for -1."""
+        _, removed = self._state
+        if removed is None:
+            return np.zeros(positions_UN.shape, bool)
+        return (positions_UN >= 0) & door.bits_at(removed[None], np.maximum(positions_UN, 0))
+
     def top_k(
         self,
         query_UD: ArrayLike,

@@ -146,6 +146,13 @@ def removed_mask(removed: Bits | None, num_items: int) -> NDArray[np.bool_]:
     return np.unpackbits(removed, count=num_items, bitorder="little").astype(bool)
 
 
+def bits_at(bits: Bits, positions_UN: Ids) -> NDArray[np.bool_]:
+    """(U, N) whether the bit of every position is set, in the only row of bits or in a row's own."""
+    rows = np.arange(len(positions_UN))[:, None] if len(bits) > 1 else 0
+    found: NDArray[np.bool_] = (bits[rows, positions_UN >> 3] >> (positions_UN & 7) & 1).astype(bool)
+    return found
+
+
 def grown(removed: Bits | None, num_items: int) -> Bits | None:
     """Tombstones for a catalogue that now has `num_items` positions."""
     return None if removed is None else np.pad(removed, (0, (num_items + 7) // 8 - len(removed)))

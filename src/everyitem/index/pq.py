@@ -143,6 +143,13 @@ class PQIndex:
         state = self._state
         return door.removed_mask(state.removed, state.num_items)
 
+    def removed_at(self, positions_UN: Ids) -> NDArray[np.bool_]:
+        """(U, N) whether the items at these positions were removed; False for -1."""
+        removed = self._state.removed
+        if removed is None:
+            return np.zeros(positions_UN.shape, bool)
+        return (positions_UN >= 0) & door.bits_at(removed[None], np.maximum(positions_UN, 0))
+
     def score_table(self, queries_UD: ArrayLike) -> Floats:
         """What every sub-item adds to a score: the very bits that `top_k` adds up.
 

@@ -35,6 +35,7 @@ def fit(
     codes: CodesName | None = None,
     num_splits: int | None = None,
     warm_start: bool = True,
+    memory: int = 32,
     dim: int = 64,
     blocks: int = 2,
     length: int = 50,
@@ -69,6 +70,9 @@ def fit(
         num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond.
         warm_start: dense item vectors start from an SVD of the log, as those of "kmeans" and "hybrid" codes do. The
             published models start at random.
+        memory: successors remembered per item, at most. Beside the query's vector the model then knows which items
+            stood in the history and what came after its last events (`everyitem.memory`); its weights are fitted
+            after training, on the validation users. 0: vectors alone, as published.
         dim: D, a multiple of `num_splits`.
         blocks: attention blocks.
         length: T, events of a history that the model sees.
@@ -113,6 +117,8 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
     shortest = 3 if settings["backbone"] == "gbert4rec" else 2  # events, and the mask takes a place
     if settings["length"] < shortest:
         raise ValueError(f"length is {settings['length']}; allowed: {shortest} or more")
+    if settings["memory"] < 0:
+        raise ValueError(f"memory is {settings['memory']}; allowed: 0 (vectors alone) or more")
     if not 0 <= settings["dropout"] < 1:
         raise ValueError(f"dropout is {settings['dropout']}; allowed: 0 to less than 1")
     for name in ("learning_rate", "minutes"):

@@ -15,12 +15,14 @@ from everyitem.data.splits import Split
 from everyitem.index.dense import DenseIndex
 from everyitem.index.files import open_version
 from everyitem.index.pq import PQIndex
+from everyitem.memory import Memory
 from everyitem.model.encode import Encoder
 from everyitem.model.export import export_onnx, history_length
 from everyitem.model.items import Items
 from everyitem.model.train import Progressed
 from everyitem.model.transformer import Backbone
-from everyitem.recommender import EVENTS, Recommender
+from everyitem.model_folder import EVENTS, MEMORY
+from everyitem.recommender import Recommender
 from everyitem.types import Histories
 
 
@@ -55,6 +57,7 @@ def write_model(
     log: Log,
     train_histories: Histories,
     metadata: dict[str, Any],
+    memory: Memory | None = None,
 ) -> None:
     """Write everything that answers: encoder (safetensors and ONNX), index, items, metadata, model card."""
     save_file(
@@ -64,7 +67,7 @@ def write_model(
     events = np.bincount(train_histories.events(), minlength=log.num_items)
     items = log.items.with_columns(pl.Series(EVENTS, events, dtype=pl.Int64))
     encoder = Encoder(folder / "encoder.onnx", metadata["history_length"])
-    Recommender(encoder, build_index(table), items, metadata).save(folder)
+    Recommender(encoder, build_index(table), items, metadata, memory).save(folder)
     (folder / "README.md").write_text(_model_card(metadata))
 
 
@@ -79,6 +82,7 @@ def write_metrics(folder: Path, state: Progressed, facts: dict[str, Any], metada
         "positions": state.positions,
         "positions_per_second": state.positions / max(state.seconds, 1e-9),
         "encoder_bytes": (folder / "encoder.onnx").stat().st_size,
+        "memory_bytes": (folder / MEMORY).stat().st_size if metadata["settings"]["memory"] else 0,
         "index_bytes": sum(array.nbytes for array in open_version(folder / "index").sections.values()),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

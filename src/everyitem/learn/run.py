@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from everyitem.compress.assign import Assigned, assign_codes, compress_vectors, starting_vectors
 from everyitem.data.batches import Batches, windows
 from everyitem.data.interactions import Log
-from everyitem.data.splits import Holdout, split_log
+from everyitem.data.splits import Holdout, Split, split_log
 from everyitem.evaluate.measures import ndcg, ranks_of
 from everyitem.index.dense import DenseIndex
 from everyitem.index.files import load_index
 from everyitem.learn.folder import build_index, metadata_of, write_metrics, write_model
+from everyitem.learn.remember import fit_memory
+from everyitem.memory import Memory, count_transitions
 from everyitem.model import loss as losses
 from everyitem.model.export import torch_queries
 from everyitem.model.items import DenseItems, Items, PQItems
@@ -52,7 +54,8 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
     table, facts = _items(log, parts.train, training, settings, network, threads=threads, resume=resume, show=show)
     state = _train(network, table, rows, parts.valid, training, settings, threads=threads, resume=resume, show=show)
     metadata = metadata_of(network, settings, log, parts)
-    write_model(folder, network, table, log, parts.train.histories, metadata)
+    memory = _memory(network, table, parts, settings) if settings["memory"] else None
+    write_model(folder, network, table, log, parts.train.histories, metadata, memory)
     write_metrics(folder, state, facts, metadata)
     return load(folder)
 
@@ -60,6 +63,15 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
 def _backbone(settings: Settings) -> Backbone:
     kind = SASRec if settings["backbone"] == "sasrec" else GBERT4Rec
     return kind(**{name: settings[name] for name in ("dim", "blocks", "length", "dropout")})
+
+
+def _memory(network: Backbone, table: Items, parts: Split, settings: Settings) -> Memory:
+    transitions = count_transitions(parts.train.histories, table.num_items, settings["memory"])
+    index, users = build_index(table), parts.valid
+    query = torch_queries(network, table, users.histories)
+    return fit_memory(
+        transitions, index, query, users.histories, users.targets, length=settings["length"], seed=settings["seed"]
+    )
 
 
 def _train(
@@ -119,7 +131,7 @@ def _items(
         return _pq_items(train_log, settings, training)
     dense = training / "dense"
     if not (training / "codes.npz").is_file():
-        learn(log, dense, settings | {"items": "dense", "minutes": _half(settings["minutes"])}, **running)
+        learn(log, dense, settings | {"items": "dense", "memory": 0, "minutes": _half(settings["minutes"])}, **running)
     network.load_state_dict(load_file(dense / "encoder.safetensors"))
     table, facts = _pq_items(train_log, settings, training)
     return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
