@@ -117,6 +117,7 @@ def test_at_rest_there_is_what_the_documents_say(copied):
         model.save(folder)
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "encoder.onnx", "encoder.safetensors", "index", "items.parquet", "metrics.json"),
+        "memory.safetensors",
         "recommender.json",
     }
     assert pl.read_parquet(folder / "items.parquet")["item_id"].to_list()[-3:] == ["a", "b", "c"]

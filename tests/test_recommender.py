@@ -11,6 +11,7 @@ from everyitem.data.interactions import read_log
 from everyitem.evaluate.baselines import Popularity
 from everyitem.index import reference
 from everyitem.index.pq import PQIndex
+from everyitem.memory import remember
 from everyitem.model.export import torch_queries
 from everyitem.model.items import DenseItems, PQItems
 from everyitem.model.transformer import SASRec
@@ -40,7 +41,7 @@ def with_integer_ids(recommender):
     """The same model of a shop that counts its items from 1000 downwards."""
     ids = pl.Series("item_id", 1000 - np.arange(len(recommender.items)))
     items = recommender.items.with_columns(ids)
-    return Recommender(recommender.encoder, recommender.index, items, recommender.metadata)
+    return Recommender(recommender.encoder, recommender.index, items, recommender.metadata, recommender.memory)
 
 
 def scores_by_hand(folder, recommender, rows):
@@ -57,7 +58,21 @@ def scores_by_hand(folder, recommender, rows):
         vectors = np.load(version / "vectors.npy", allow_pickle=False)
         table = DenseItems(*vectors.shape)
         table.vectors.data[:] = table.vectors.new_tensor(vectors)
-    return torch_queries(backbone.eval(), table, rows).astype(np.float64) @ vectors.T.astype(np.float64)
+    scores = torch_queries(backbone.eval(), table, rows).astype(np.float64) @ vectors.T.astype(np.float64)
+    return with_memory(scores, recommender, rows)
+
+
+def with_memory(scores, recommender, rows):
+    """Scores of vectors, and those of remembered items by the formula (`tests/test_memory.py` checks the features)."""
+    scores = scores.copy()
+    memory = recommender.memory
+    found = remember(memory.transitions, rows, int(memory.length))
+    for row, (items, features, seen) in enumerate(zip(*found, found.seen_UN, strict=True)):
+        real = items >= 0
+        items, slopes = items[real], np.where(seen[real], *memory.slopes)
+        behind = scores[row, items] - np.delete(scores[row], items).max()
+        scores[row, items] += features[real] @ memory.weights_F + slopes * behind
+    return scores
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -84,7 +99,8 @@ def test_order_and_score_bits_are_those_of_the_reference(pq_model):
     rows = Histories.from_lists([[3, 17, 250], [5], list(range(30))])
     scores = reference.pq_scores(pq_model.index.score_table(pq_model.encode(rows)), pq_model.index.codes_IM)
     expected = reference.top_k(scores, 20, exclude=rows.padded())
-    found = pq_model.rank(rows, 20, exclude_seen=True)
+    vectors_alone = Recommender(pq_model.encoder, pq_model.index, pq_model.items, pq_model.metadata)
+    found = vectors_alone.rank(rows, 20, exclude_seen=True)
     assert found.items.tolist() == expected.items.tolist()
     assert found.scores.tobytes() == expected.scores.tobytes()
 
@@ -252,6 +268,7 @@ def test_similar_items_are_the_largest_inner_products_without_the_item(model):
 def test_an_added_item_is_found_by_the_next_query(copied):
     for items in ("pq", "dense"):
         model = load(copied(items))
+        model.memory = None  # what is remembered may rank before it
         best = model.recommend([HISTORY], k=1)["item_id"][0]
         new = pl.DataFrame({"item_id": ["new"], "price": [7], "colour": ["red"]})
         assert model.add_items(new, like=[[best, "nobody"]]).tolist() == [400]

@@ -40,7 +40,9 @@ def test_a_folder_without_a_model_says_so(tmp_path):
     assert "everyitem train" in refusal(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("part", ["recommender.json", "items.parquet", "encoder.onnx", "index/v000001/manifest.json"])
+@pytest.mark.parametrize(
+    "part", ["recommender.json", "items.parquet", "encoder.onnx", "memory.safetensors", "index/v000001/manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "noise", "flip", "appended"])
 def test_damage_to_any_part_is_one_line_that_names_it(copied, part, damage, capfd):
     path = copied("pq") / part
@@ -58,7 +60,7 @@ def test_damage_to_any_part_is_one_line_that_names_it(copied, part, damage, capf
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("part", ["recommender.json", "items.parquet", "encoder.onnx"])
+@pytest.mark.parametrize("part", ["recommender.json", "items.parquet", "encoder.onnx", "memory.safetensors"])
 def test_flipped_bits_are_noticed_or_change_nothing(copied, part):
     folder = copied("pq")
     path, expected = folder / part, load(folder).recommend([HISTORY])

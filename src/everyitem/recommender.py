@@ -299,8 +299,8 @@ class Recommender:
     def _share_of_memory(self, query: Floats, rows: Histories, position: int) -> np.float32:
         assert self.memory is not None
         remembered = self.memory.remembered(rows)
-        total, plain = raised.scores(self.index, query, *remembered)
-        return np.float32((total - plain)[remembered[0] == position].sum())
+        shares = raised.share(self.index, query, *remembered)[remembered[0] == position]
+        return np.float32(shares[0] if len(shares) else 0)
 
     def _splits(self, query: Floats, position: int, score: np.float32) -> pl.DataFrame:
         if isinstance(self.index, DenseIndex):

@@ -103,16 +103,16 @@ def test_everything_may_be_removed(index: PQIndex) -> None:
 
 def test_items_added_while_it_is_compacted_are_kept(index: PQIndex) -> None:
     started = threading.Event()
-    arrange = index._arrange
+    lay_out = arrangement.lay_out
 
     def slow(*args: Any) -> Any:
         started.set()
-        made = arrange(*args)
+        made = lay_out(*args)
         added.wait()
         return made
 
     added = threading.Event()
-    with patch.object(index, "_arrange", slow):
+    with patch.object(arrangement, "lay_out", slow):
         thread = threading.Thread(target=index.compact)
         thread.start()
         started.wait()

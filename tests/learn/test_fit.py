@@ -46,6 +46,7 @@ def test_the_model_folder_is_complete_without_training(tiny_models, log, tiny_se
     folder = tiny_models["pq"]
     names = {path.name for path in folder.iterdir()} - {"training"}
     parts = {"encoder.onnx", "encoder.safetensors", "index", "items.parquet", "recommender.json", "metrics.json"}
+    parts.add("memory.safetensors")
     assert names == parts | {"README.md"}
     model = load(folder)
     assert model.items.drop(EVENTS).equals(log.items)

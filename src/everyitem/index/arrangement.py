@@ -91,6 +91,28 @@ class Arrangement(NamedTuple):
             raise ValueError("an item stands in two slots of the arrangement")
 
 
+def lay_out(
+    codes_IM: Codes, codebooks_MdB: Floats, removed_I: NDArray[np.bool_] | None, query_SD: Floats | None, threads: int
+) -> Arrangement:
+    """The arrangement that suits a catalogue: in order where it is small, else by what sample queries ask for.
+
+    Args:
+        codes_IM: uint8, contiguous.
+        codebooks_MdB: float32, sub-items last.
+        removed_I: items that get no slot; None: all get one.
+        query_SD: sample queries in the space of the codebooks; None: vectors of random items, which queries resemble.
+        threads: at most.
+    """
+    kept = None if removed_I is None or not removed_I.any() else np.flatnonzero(~removed_I).astype(np.int32)
+    if not len(codes_IM) or (len(codes_IM) < PRUNED_FROM and kept is None):
+        return in_order(codes_IM)
+    if query_SD is None:
+        some = np.random.default_rng(0).integers(0, len(codes_IM), NUM_SAMPLES)
+        query_SD = codebooks_MdB[np.arange(codes_IM.shape[1]), :, codes_IM[some]].reshape(len(some), -1)
+        query_SD = query_SD / np.maximum(np.abs(query_SD).max(axis=1, keepdims=True), np.float32(1e-30))
+    return arrange(codes_IM, load_core().score_table(query_SD, codebooks_MdB), kept, threads)
+
+
 def in_order(codes_IM: Codes) -> Arrangement:
     """Blocks in the order of the positions, unbounded: what a flat scan needs. Cost: copies the codes."""
     return Arrangement(load_core().to_blocks(codes_IM, None), None, [])

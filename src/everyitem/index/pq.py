@@ -303,7 +303,9 @@ class PQIndex:
         with self._writing:
             before = self._state
             codes_IM = np.ascontiguousarray(before.codes_IM)
-        made = self._arrange(codes_IM, before.removed, queries_UD, door.num_threads(threads))
+        gone = None if before.removed is None else door.removed_mask(before.removed, len(codes_IM))
+        query = None if queries_UD is None else self._queries(queries_UD)
+        made = arrangement.lay_out(codes_IM, self._codebooks_MdB, gone, query, door.num_threads(threads))
         with self._writing:
             now = self._state
             late = now.codes(np.arange(len(codes_IM), now.num_items))
@@ -356,24 +358,6 @@ class PQIndex:
         if self._state.arranged is None:
             self.compact()
         return self._state
-
-    def _arrange(
-        self, codes_IM: Codes, removed: door.Bits | None, queries_UD: ArrayLike | None, threads: int
-    ) -> Arrangement:
-        kept = None
-        if removed is not None and removed.any():
-            kept = np.flatnonzero(~door.removed_mask(removed, len(codes_IM))).astype(np.int32)
-        if not len(codes_IM) or (len(codes_IM) < arrangement.PRUNED_FROM and kept is None):
-            return arrangement.in_order(codes_IM)
-        query = self._some_vectors(codes_IM) if queries_UD is None else self._queries(queries_UD)
-        return arrangement.arrange(codes_IM, self._core.score_table(query, self._codebooks_MdB), kept, threads)
-
-    def _some_vectors(self, codes_IM: Codes) -> Floats:
-        """(S, D) vectors of random items, in the space of the codebooks: queries resemble what they are to find."""
-        some = np.random.default_rng(0).integers(0, len(codes_IM), arrangement.NUM_SAMPLES)
-        vectors_SD = self._codebooks_MdB[np.arange(self.num_splits), :, codes_IM[some]].reshape(len(some), self.dim)
-        scaled: Floats = vectors_SD / np.maximum(np.abs(vectors_SD).max(axis=1, keepdims=True), 1e-30)
-        return scaled
 
     def _queries(self, query_UD: ArrayLike) -> Floats:
         rotation_DD = self._rotation_DD

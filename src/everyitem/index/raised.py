@@ -25,7 +25,7 @@ def top_k(
     exclude: ArrayLike | None = None,
     **options: Any,
 ) -> TopK:
-    """The k best eligible items: by vector, but a raised item scores s + bonus + slope (s - s*).
+    """The k best eligible items: by vector, but a raised item scores s + (bonus + slope (s - s*)).
 
     s is the score of its vector, s* that of the best item of the catalogue that is not raised in its row. The index
     leaves the raised items out, their own scores are merged in: exact, because no other score changes.
@@ -50,9 +50,10 @@ def top_k(
     excluded = door.excluded(exclude, len(raised_UN), index.num_items)
     hidden = raised_UN if excluded is None else np.hstack([raised_UN, excluded])
     top = index.top_k(query_UD, k, allow=allow, exclude=hidden, **options)
-    best_UN = index.top_k(query_UD, 1, exclude=raised_UN, **options).scores if filtered else top.scores[:, :1]
+    best_U1 = index.top_k(query_UD, 1, exclude=raised_UN, **options).scores if filtered else top.scores[:, :1]
     eligible_UN = _eligible(index, raised_UN, allow, excluded)
-    score_UN = _scores(index, query_UD, raised_UN, bonus_UN, slope_UN, best_UN)
+    plain_UN = index.scores(query_UD, np.maximum(raised_UN, 0))
+    score_UN = plain_UN + _share(plain_UN, bonus_UN, slope_UN, best_U1)
     items = np.hstack([top.items, np.where(eligible_UN, raised_UN, np.int32(-1))])
     scores = np.hstack([top.scores, np.where(eligible_UN, score_UN, np.float32(-np.inf))])
     order = np.lexsort((items, -scores), axis=1)
@@ -63,23 +64,17 @@ def top_k(
     return TopK(items[:, :k], scores[:, :k], bound, top.scored + eligible_UN.sum(axis=1))
 
 
-def scores(
-    index: AnyIndex, query_UD: ArrayLike, raised_UN: Ids, bonus_UN: Floats, slope_UN: Floats
-) -> tuple[Floats, Floats]:
-    """(U, N) what `top_k` takes raised items for, and what their vectors alone would score."""
-    best = index.top_k(query_UD, 1, exclude=raised_UN).scores
-    plain = index.scores(query_UD, np.maximum(raised_UN, 0))
-    return _scores(index, query_UD, raised_UN, bonus_UN, slope_UN, best), plain
+def share(index: AnyIndex, query_UD: ArrayLike, raised_UN: Ids, bonus_UN: Floats, slope_UN: Floats) -> Floats:
+    """(U, N) what `top_k` adds to the scores of the raised items' vectors."""
+    best_U1 = index.top_k(query_UD, 1, exclude=raised_UN).scores
+    return _share(index.scores(query_UD, np.maximum(raised_UN, 0)), bonus_UN, slope_UN, best_U1)
 
 
-def _scores(
-    index: AnyIndex, query_UD: ArrayLike, raised_UN: Ids, bonus_UN: Floats, slope_UN: Floats, best_U1: Floats
-) -> Floats:
-    score_UN = index.scores(query_UD, np.maximum(raised_UN, 0))
+def _share(plain_UN: Floats, bonus_UN: Floats, slope_UN: Floats, best_U1: Floats) -> Floats:
     # where every item is raised there is nothing to compare with
-    behind_UN = np.where(np.isneginf(best_U1), np.float32(0), score_UN - np.maximum(best_U1, -door.LARGEST))
-    total: Floats = score_UN + bonus_UN + slope_UN * behind_UN
-    return total
+    behind_UN = np.where(np.isneginf(best_U1), np.float32(0), plain_UN - np.maximum(best_U1, -door.LARGEST))
+    added: Floats = bonus_UN + slope_UN * behind_UN
+    return added
 
 
 def _eligible(index: AnyIndex, raised_UN: Ids, allow: ArrayLike | None, excluded: Ids | None) -> NDArray[np.bool_]:
