@@ -5,6 +5,7 @@
 #
 # Every model of a data set gets the same MINUTES of training on one thread (default 3). WORK keeps the models.
 # What is already in docs/results is not done again: delete a file to repeat it. Then: python runs/tabulate.py
+# A data set is a log folder; `everyitem prepare ml-1m $EVERYITEM_DATA/ml-1m` makes that of MovieLens 1M, for example.
 # What a data set needs otherwise, to stand beside published figures or to fit, is in `training` and `asking`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

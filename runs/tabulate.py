@@ -1,8 +1,10 @@
-"""Makes docs/results.md and its pictures from the files that `runs/real_data.sh` wrote. No figure in it is typed."""
+"""Makes docs/results.md and its pictures from what `real_data.sh` and `codes.sh` wrote. No figure in it is typed."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from tabulate_codes import codes_section
 
 from everyitem.evaluate.report import Row, rows_of, write_bar_chart
 
@@ -39,6 +41,7 @@ def main() -> None:
         models = {name: found[name] for name in MODELS if name in found}
         if models:
             sections.append(_section(folder.name, models))
+    sections.append(codes_section(RESULTS / "codes"))
     (ROOT / "docs" / "results.md").write_text("\n".join(sections))
 
 

@@ -171,6 +171,22 @@ def test_a_failed_save_can_be_repeated(copied, monkeypatch):
     assert "item-009" not in load(folder).recommend([HISTORY], k=400)["item_id"].to_list()
 
 
+def test_what_is_committed_is_no_error_because_nobody_may_clear_up(copied, monkeypatch):
+    folder = copied("pq")
+    model = load(folder)
+    model.remove_items(["item-009"])
+    clear_up = files.collect_garbage
+
+    def beside_another_writer(index):
+        with files._writer_lock(index):
+            return clear_up(index)
+
+    monkeypatch.setattr(files, "collect_garbage", beside_another_writer)
+    for _ in range(2):
+        model.save(folder)
+    assert "item-009" not in load(folder).recommend([HISTORY], k=400)["item_id"].to_list()
+
+
 def as_written_before(folder):
     """Rewrite recommender.json as 0.1.0 of 2026-11-24 and earlier did: it named no version of the index."""
     path = folder / "recommender.json"
