@@ -218,6 +218,7 @@ class PQCatalogue {
         require(index_.parts.size() == index_.runs.size(), "this algorithm needs the codes in blocks");
         if (name == "bounded_scan") return bounded_scan;
         if (name == "block_prune") return block_prune;
+        if (name == "planned") return planned;
         throw std::invalid_argument("no algorithm " + name);
     }
 

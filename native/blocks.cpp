@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <numeric>
 
 #include "dispatch.h"
@@ -15,6 +16,9 @@ constexpr int64_t kCached = int64_t{1} << 24;  // bytes
 constexpr int64_t kSampleEvery = 256;          // of so many blocks ...
 constexpr int64_t kSampled = 4;                // ... so many tell a first threshold
 constexpr int64_t kMostSamples = 1 << 13;
+constexpr int64_t kBoundsSampled = 16;  // one group of 64 bounds in so many tells whether the others pay
+constexpr int64_t kMostPruned = 512;    // results asked for, beyond which nearly all blocks survive
+constexpr int64_t kWorthListing = 256;  // where one item in so many is allowed, looking at the others costs more
 constexpr int64_t kSeedNodes = 8;
 constexpr int64_t kSeedBlocks = 16;
 constexpr int64_t kMostSurviving = 3;  // where more than one block in three survives, reading all in order is faster
@@ -55,6 +59,49 @@ void BlockSearch::run(bool prune) {
             this->prune(part);
         else
             scan(part);
+}
+
+void BlockSearch::run_planned() {
+    if (request_.expired()) return stop(gaps_.top());
+    if (filter_.allow && few_allowed()) return score_allowed();
+    run(request_.k <= kMostPruned);
+}
+
+bool BlockSearch::few_allowed() const {
+    constexpr int64_t kBytes = 4096;
+    const int64_t bytes = (index_.num_items + 7) / 8, most = index_.num_items / kWorthListing;
+    int64_t allowed = 0;
+    for (int64_t first = 0; first < bytes && allowed <= most; first += kBytes)
+        allowed += kernels().count_bits(filter_.allow + first, std::min(kBytes, bytes - first));
+    return allowed <= most;
+}
+
+// Where few items are allowed, each of them is scored by itself.
+void BlockSearch::score_allowed() {
+    const int num_splits = index_.codebooks.num_splits;
+    const auto score_one = [&](const Codes& run, int64_t i) {
+        const auto position = static_cast<int32_t>(run.first + i);
+        if (!bit_is_set(filter_.allow, position)) return;
+        const uint8_t* code = run.rows_IM + i * num_splits;
+        float score = work_.table[code[0]];
+        for (int m = 1; m < num_splits; ++m) score += work_.table[m * kStride + code[m]];
+        ++scored_;
+        best_.offer(score, position);
+    };
+    for (const Codes& run : index_.runs)
+        for (int64_t i = 0; i < run.count;) {
+            const int64_t position = run.first + i;
+            uint64_t word = 0;
+            if (position % 64 == 0 && i + 64 <= run.count) {
+                std::memcpy(&word, filter_.allow + position / 8, 8);
+                if (word == 0) {
+                    i += 64;
+                    continue;
+                }
+            }
+            score_one(run, i++);
+            if (i % (1 << 15) == 0 && request_.expired()) return stop(gaps_.top());
+        }
 }
 
 // A threshold from a few blocks all over the catalogue.
@@ -136,10 +183,11 @@ void BlockSearch::seed_by_bounds(const Blocks& part) {
     for (int64_t n = 0; n < std::ssize(blocks); ++n) find(part, blocks.data() + n, 0, 1, std::ssize(blocks) - n);
 }
 
-// All groups of nodes of a level.
-void BlockSearch::start_at(const Level& level) {
-    work_.nodes.resize(static_cast<size_t>((level.count + 63) / 64));
-    std::iota(work_.nodes.begin(), work_.nodes.end(), 0);
+// All groups of nodes of a level, or every step-th.
+void BlockSearch::start_at(const Level& level, int64_t step) {
+    work_.nodes.clear();
+    for (int64_t group = 0; group < (level.count + 63) / 64; group += step)
+        work_.nodes.push_back(static_cast<int32_t>(group));
 }
 
 // The blocks that could hold an item worth having, in storage order, with their bounds.
@@ -155,7 +203,18 @@ void BlockSearch::collect(const Blocks& part) {
     }
 }
 
+// By a sample: so that a query that no bound can help does not pay for all of them.
+bool BlockSearch::most_survive(const Blocks& part) {
+    const Level& level = part.levels.front();
+    if (level.count < 64 * kBoundsSampled || level.count > index_.whole_level) return false;
+    start_at(level, kBoundsSampled);
+    const int64_t asked = std::ssize(work_.nodes) * 64;
+    bound(level, cut());
+    return std::ssize(work_.found) * kMostSurviving > asked;
+}
+
 void BlockSearch::prune(const Blocks& part) {
+    if (most_survive(part)) return scan(part);
     collect(part);
     if (std::ssize(work_.found) * kMostSurviving > part.count())
         scan(part);
@@ -210,15 +269,17 @@ void BlockSearch::find(const Blocks& part, const int32_t* chosen, int64_t first,
 void BlockSearch::rescore(const Blocks& part, int64_t block, uint64_t mask) {
     const int num_splits = index_.codebooks.num_splits;
     const uint8_t* codes = part.codes + block * 64 * num_splits;
-    scored_ += std::popcount(mask);
     for (; mask; mask &= mask - 1) {
         const int i = std::countr_zero(mask);
-        float score = work_.table[codes[i]];
-        for (int m = 1; m < num_splits; ++m) score += work_.table[m * kStride + codes[m * 64 + i]];
-        if (score < threshold()) continue;
         const int32_t position = part.position(block * 64 + i);
         // a file that changes under its map must not lead outside the filters' bits
-        if (static_cast<uint32_t>(position) < index_.num_items) best_.offer(score, position);
+        if (static_cast<uint32_t>(position) >= index_.num_items) continue;
+        // asked first, as a filter can leave one candidate in a hundred
+        if (filter_.allow && !bit_is_set(filter_.allow, position)) continue;
+        ++scored_;
+        float score = work_.table[codes[i]];
+        for (int m = 1; m < num_splits; ++m) score += work_.table[m * kStride + codes[m * 64 + i]];
+        if (score >= threshold()) best_.offer(score, position);
     }
 }
 
@@ -235,18 +296,26 @@ void BlockSearch::write(int64_t row, Answer answer) {
 
 namespace {
 
-void each_row(const PQ& index, const Request& request, Answer answer, bool prune) {
+template <class Run>
+void each_row(const PQ& index, const Request& request, Answer answer, Run run) {
     for_each(request.num_rows, request.threads, [&](int64_t row) {
         thread_local Work work;
         BlockSearch search(index, request, row, work);
-        search.run(prune);
+        run(search);
         search.write(row, answer);
     });
 }
 
 }  // namespace
 
-void bounded_scan(const PQ& index, const Request& request, Answer answer) { each_row(index, request, answer, false); }
-void block_prune(const PQ& index, const Request& request, Answer answer) { each_row(index, request, answer, true); }
+void bounded_scan(const PQ& index, const Request& request, Answer answer) {
+    each_row(index, request, answer, [](BlockSearch& search) { search.run(false); });
+}
+void block_prune(const PQ& index, const Request& request, Answer answer) {
+    each_row(index, request, answer, [](BlockSearch& search) { search.run(true); });
+}
+void planned(const PQ& index, const Request& request, Answer answer) {
+    each_row(index, request, answer, [](BlockSearch& search) { search.run_planned(); });
+}
 
 }  // namespace everyitem

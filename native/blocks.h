@@ -27,16 +27,21 @@ class BlockSearch {
 
     // Search all parts; prune where a part has levels and `prune` says so.
     void run(bool prune);
+    // Whatever promises to be fastest for this filter and k.
+    void run_planned();
     void write(int64_t row, Answer answer);
 
   private:
     void seed_by_sampling();
     void scan(const Blocks& part);
     void prune(const Blocks& part);
+    bool few_allowed() const;
+    void score_allowed();
+    bool most_survive(const Blocks& part);
     void seed_by_bounds(const Blocks& part);
     void collect(const Blocks& part);
     void visit_best_first(const Blocks& part);
-    void start_at(const Level& level);
+    void start_at(const Level& level, int64_t step = 1);
     void bound(const Level& level, int limit);
     void keep_best(int64_t wanted, int64_t most);
     void find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count, int64_t known);

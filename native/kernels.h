@@ -47,6 +47,9 @@ struct Kernels {
     // folded in halves: 8, 4, 2, 1.
     void (*dots)(const float* query, const float* vectors, int64_t num_vectors, int dim, float* out);
 
+    // How many of the bits of so many bytes are set.
+    int64_t (*count_bits)(const uint8_t* bytes, int64_t count);
+
     // Largest, smallest and (in any order) the sum of finite values.
     Extent (*extent)(const float* values, int count);
 

@@ -92,6 +92,23 @@ void dots(const float* query, const float* vectors, int64_t num_vectors, int dim
     for (; i < num_vectors; ++i) dot_rows<1>(query, vectors + i * dim, dim, out + i);
 }
 
+int64_t count_bits(const uint8_t* bytes, int64_t count) {
+    constexpr int kWord = 8;
+    int64_t found = 0;
+    const int64_t whole = count - count % kWord;
+    for (int64_t i = 0; i < whole; i += kWord) {  // in words, so that a compiler can do many at once
+        uint64_t word;
+        __builtin_memcpy(&word, bytes + i, kWord);
+        word -= word >> 1 & 0x5555555555555555;
+        word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+        word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0f;
+        word += word >> 8, word += word >> 16, word += word >> 32;
+        found += static_cast<int64_t>(word & 0x7f);
+    }
+    for (int64_t i = whole; i < count; ++i) found += __builtin_popcount(bytes[i]);
+    return found;
+}
+
 Extent extent(const float* values, int count) {
     constexpr int kWide = 16;
     float largest[kWide], smallest[kWide], sum[kWide] = {};

@@ -52,6 +52,6 @@ constexpr int kTogether = 4;
 
 #include "kernels.inl"
 
-const everyitem::Kernels everyitem::avx2_kernels{"avx2",   score_table,     dots, extent,
+const everyitem::Kernels everyitem::avx2_kernels{"avx2",   score_table,     dots, count_bits, extent,
                                                  quantise, least_in_covers, find, sums};
 #endif

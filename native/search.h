@@ -121,7 +121,11 @@ void recjpq_prune(const PQ& index, const Request& request, Answer answer);
 // Every item in bytes, those that could enter in float32.
 void bounded_scan(const PQ& index, const Request& request, Answer answer);
 // Blocks by their bound, best first; then as above.
-void block_prune(const PQ& index, const Request& request, Answer answer);
+void block_prune(
+    const PQ& index, const Request& request,
+    Answer answer);  // Whichever of the last two, or scoring what is allowed, promises to be fastest for a row.
+void planned(const PQ& index, const Request& request, Answer answer);
+
 void scan_dense(const Dense& index, const Request& request, Answer answer);
 
 }  // namespace everyitem

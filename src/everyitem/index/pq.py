@@ -217,7 +217,7 @@ class PQIndex:
             state.removed,
             door.seconds(deadline),
             door.num_threads(threads),
-            algorithm or "block_prune",
+            algorithm or "planned",
             gap_factor,
             door.count(batch_size, "batch_size"),
         )
