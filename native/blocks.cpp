@@ -315,6 +315,8 @@ void block_prune(const PQ& index, const Request& request, Answer answer) {
     each_row(index, request, answer, [](BlockSearch& search) { search.run(true); });
 }
 void planned(const PQ& index, const Request& request, Answer answer) {
+    // one byte at a time is slower than one float at a time: 10 ns per item at M = 8 where PQTopK takes 1.4
+    if (&kernels() == &scalar_kernels) return scan_pq(index, request, answer);
     each_row(index, request, answer, [](BlockSearch& search) { search.run_planned(); });
 }
 

@@ -3,50 +3,20 @@
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from everyitem import quantise
-from everyitem.index import arrangement, door, files, reference
+from everyitem.index import arrangement, door, faiss_exchange, files, reference
 from everyitem.index.arrangement import Arrangement, Codes
 from everyitem.index.core import load_core
+from everyitem.index.state import State, part
 from everyitem.types import Floats, Ids, TopK
 
 PAPERS = ("pqtopk", "recjpq", "recjpqprune")
 ALGORITHMS = (*PAPERS, "bounded_scan", "block_prune")
-
-
-class _State(NamedTuple):
-    """What one search sees: the items that were arranged together, and those added since."""
-
-    runs: tuple[Codes, ...]
-    arranged: tuple[Arrangement, ...] | None
-    removed: door.Bits | None
-    catalogue: Any
-
-    @property
-    def num_items(self) -> int:
-        return sum(map(len, self.runs))
-
-    @property
-    def codes_IM(self) -> Codes:
-        return self.runs[0] if len(self.runs) == 1 else np.concatenate(self.runs)
-
-    def codes(self, positions: NDArray[np.int64]) -> Codes:
-        base, *tails = self.runs
-        if not tails:
-            return base[positions]
-        (tail,) = tails
-        found = np.empty((*positions.shape, base.shape[1]), np.uint8)
-        late = positions >= len(base)
-        found[~late], found[late] = base[positions[~late]], tail[positions[late] - len(base)]
-        return found
-
-
-def _part(codes_IM: Codes, arranged: Arrangement) -> tuple[Any, ...]:
-    return codes_IM, *arranged
 
 
 class PQIndex:
@@ -99,6 +69,19 @@ class PQIndex:
         vectors, _ = door.finite(vectors_ID, "vectors", 2)
         parts = quantise.product_quantise(vectors, num_splits, num_sub_items=num_sub_items, rotate=rotate, seed=seed)
         return cls(parts.codes_IM, parts.codebooks_MBd, rotation_DD=parts.rotation_DD)
+
+    @classmethod
+    def from_faiss(cls, faiss_index: Any) -> Self:
+        """The codes of a faiss IndexPQ, also behind an OPQ or another rotation; see `index.faiss_exchange`."""
+        codes_IM, codebooks_MBd, rotation_DD = faiss_exchange.read(faiss_index)
+        return cls(codes_IM, codebooks_MBd, rotation_DD=rotation_DD)
+
+    def to_faiss(self) -> Any:
+        """A faiss IndexPQ (inner product) with the same codes; see `index.faiss_exchange`."""
+        state = self._state
+        if state.removed is not None and state.removed.any():
+            raise ValueError("a faiss IndexPQ cannot hide items: remove them before quantising, or pass none removed")
+        return faiss_exchange.write(state.codes_IM, self.codebooks_MBd, self._rotation_DD)
 
     @property
     def num_items(self) -> int:
@@ -348,12 +331,12 @@ class PQIndex:
 
     def _stated(
         self, runs: tuple[Codes, ...], arranged: tuple[Arrangement, ...] | None, removed: door.Bits | None
-    ) -> _State:
-        parts = [(run, None, None, []) for run in runs] if arranged is None else list(map(_part, runs, arranged))
+    ) -> State:
+        parts = [(run, None, None, []) for run in runs] if arranged is None else list(map(part, runs, arranged))
         catalogue = self._core.PQCatalogue(self._codebooks_MdB, parts, arrangement.WHOLE_LEVEL)
-        return _State(runs, arranged, removed, catalogue)
+        return State(runs, arranged, removed, catalogue)
 
-    def _arranged(self) -> _State:
+    def _arranged(self) -> State:
         """The present state, laid out for the fast searches."""
         if self._state.arranged is None:
             self.compact()
