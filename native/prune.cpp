@@ -73,7 +73,10 @@ void prune_row(const PQ& index, const Request& request, int64_t row, Answer answ
             for (const int sub_item : batch) {
                 const std::span<const int32_t> found = index.postings[run].items(split, sub_item);
                 scored += std::ssize(found);
-                for (const int32_t item : found) {
+                for (size_t n = 0; n < found.size(); ++n) {
+                    constexpr size_t kAhead = 16;  // rows are all over the memory
+                    if (n + kAhead < found.size()) __builtin_prefetch(rows + int64_t{found[n + kAhead]} * num_splits);
+                    const int32_t item = found[n];
                     const uint8_t* code = rows + int64_t{item} * num_splits;
                     float score = table[code[0]];
                     for (int m = 1; m < num_splits; ++m) score += table[m * kStride + code[m]];

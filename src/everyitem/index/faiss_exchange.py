@@ -1,7 +1,7 @@
 """To faiss and from it: IndexPQ with byte codes and inner product, also behind one rotation (OPQ).
 
-faiss's `search` answers (scores, ids); `PQIndex.top_k` answers (items, scores, bound, scored): the same items but for ties
-and the last bits of scores, which faiss adds up in another order.
+faiss's `search` answers (scores, ids); `PQIndex.top_k` answers (items, scores, bound, scored): the same items but for
+ties, and the same scores but for the last bits, because faiss adds up in another order.
 """
 
 import importlib
@@ -48,7 +48,7 @@ def read(index: Any) -> tuple[NDArray[np.uint8], Floats, Floats | None]:
 
 
 def write(codes_IM: NDArray[np.uint8], codebooks_MBd: Floats, rotation_DD: Floats | None) -> Any:
-    """A faiss IndexPQ, behind a LinearTransform where there is a rotation; codebooks are filled up to 256 with zeros."""
+    """A faiss IndexPQ, behind a LinearTransform where there is a rotation. Codebooks get zeros up to 256."""
     faiss: Any = importlib.import_module("faiss")
     num_splits, num_sub_items, split_dim = codebooks_MBd.shape
     index = faiss.IndexPQ(num_splits * split_dim, num_splits, BITS, faiss.METRIC_INNER_PRODUCT)
