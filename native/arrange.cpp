@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 #include <thread>
 #include <tuple>
 
@@ -329,6 +330,21 @@ void cover_ranges(const Ranges& ranges, const Samples& samples, int threads, uin
                 library.choose(ranges.low[at], ranges.high[at]);
         }
     });
+}
+
+Covers covers_of(const uint8_t* low, const uint8_t* high) {
+    Covers made{};
+    int length = 0;
+    for (int c = 0; c < 256; ++c) {
+        if (low[c] > high[c]) throw std::invalid_argument("a level's covers must not end before they start");
+        const int own = std::min<int>(std::bit_width(static_cast<unsigned>(high[c] - low[c] + 1)) - 1, 7);
+        if (own < length) throw std::invalid_argument("a level's covers must ascend in length");
+        while (length < own) made.starts[++length] = c;
+        made.first[c] = low[c];
+        made.second[c] = static_cast<uint8_t>(high[c] + 1 - (1 << own));
+    }
+    while (length < Covers::kLengths) made.starts[++length] = 256;
+    return made;
 }
 
 }  // namespace everyitem

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.h"
+
 namespace everyitem {
 
 // Score tables of queries such as will be asked, sub-items in order: (num_splits, 256, count), the queries innermost.
@@ -30,5 +32,9 @@ Ranges node_ranges(const Ranges& below, int num_splits);
 // A library of 256 covers per split, (num_splits, 256) low and high, and which of them every node takes, in blocks.
 void cover_ranges(const Ranges& ranges, const Samples& samples, int threads, uint8_t* low, uint8_t* high,
                   uint8_t* codes);
+
+// A split's library as the kernels ask it. Throws std::invalid_argument where a cover ends before it starts or is
+// shorter than the one before it.
+Covers covers_of(const uint8_t* low, const uint8_t* high);
 
 }  // namespace everyitem

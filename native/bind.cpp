@@ -7,7 +7,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
@@ -222,21 +221,6 @@ class PQCatalogue {
         throw std::invalid_argument("no algorithm " + name);
     }
 
-    static Covers covers(const uint8_t* low, const uint8_t* high) {
-        Covers made{};
-        int length = 0;
-        for (int c = 0; c < 256; ++c) {
-            require(low[c] <= high[c], "a level's covers must not end before they start");
-            const int own = std::min<int>(std::bit_width(static_cast<unsigned>(high[c] - low[c] + 1)) - 1, 7);
-            require(own >= length, "a level's covers must ascend in length");
-            while (length < own) made.starts[++length] = c;
-            made.first[c] = low[c];
-            made.second[c] = static_cast<uint8_t>(high[c] + 1 - (1 << own));
-        }
-        while (length < Covers::kLengths) made.starts[++length] = 256;
-        return made;
-    }
-
     Blocks checked_blocks(const In<uint8_t, 3>& blocks, const std::optional<In<int32_t, 1>>& positions,
                           const std::vector<LevelArrays>& levels, int64_t slots) const {
         const size_t splits = codebooks_.shape(0);
@@ -252,7 +236,7 @@ class PQCatalogue {
             require(low.shape(0) == splits && low.shape(1) == 256 && high.shape(0) == splits && high.shape(1) == 256,
                     "a level's covers must be (M, 256)");
             Level level{codes.data(), {}, nodes};
-            for (size_t m = 0; m < splits; ++m) level.covers.push_back(covers(&low(m, 0), &high(m, 0)));
+            for (size_t m = 0; m < splits; ++m) level.covers.push_back(covers_of(&low(m, 0), &high(m, 0)));
             checked.levels.push_back(std::move(level));
             nodes = blocks_for(nodes);
         }

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tabulate_codes import codes_section
+from tabulate_speed import speed_section
 
 from everyitem.evaluate.report import Row, rows_of, write_bar_chart
 
@@ -28,6 +29,8 @@ Leave one out: the last event of every user (at most 20,000 random users) agains
 negatives; seen items are allowed unless a data set says otherwise. ± is half the 95 % bootstrap interval over users.
 Every model of a data set trained for the same time on one thread of a shared 2-core machine. Time per user is the
 papers' protocol: one user at a time, one thread, median; mST is scoring with top-10, mRT is encoder and scoring.
+`default` is what `everyitem train` makes by itself: SASRec with item codes and a memory of histories and transitions
+(`default-dense`: with a vector per item); the others know vectors alone, as published.
 Resident MB is what a fresh process without torch grows by when it loads the model and answers once (where it is
 empty, the evaluation is older than that column). Published figures are on the same data and split.
 """
@@ -42,6 +45,7 @@ def main() -> None:
         if models:
             sections.append(_section(folder.name, models))
     sections.append(codes_section(RESULTS / "codes"))
+    sections.append(speed_section(ROOT / "benchmarks" / "record"))
     (ROOT / "docs" / "results.md").write_text("\n".join(sections))
 
 
@@ -64,6 +68,7 @@ def _section(name: str, models: dict[str, Any]) -> str:
         "Recall@10",
         "index MB",
         "encoder MB",
+        "memory MB",
         "resident MB",
         "training s",
         "mST ms",
@@ -71,7 +76,7 @@ def _section(name: str, models: dict[str, Any]) -> str:
     )
     table = f"\n| {' | '.join(columns)} |\n|---{'|--:' * (len(columns) - 1)}|\n"
     lines = [_line(key, rows, everything[key], best) for key in everything]
-    lines += [f"| *{key}* | *{n:.4f}* | *{r:.4f}* | | | | | | |" for key, (n, r) in PUBLISHED.get(name, {}).items()]
+    lines += [f"| *{key}* | *{n:.4f}* | *{r:.4f}* | | | | | | | |" for key, (n, r) in PUBLISHED.get(name, {}).items()]
     return head + table + "\n".join(lines) + f"\n\n![{name}](results/{name}.svg)\n"
 
 
@@ -88,11 +93,11 @@ def _line(key: str, rows: list[Row], result: dict[str, Any], best: dict[str, flo
     if training:
         seconds = training["training_seconds"] + training.get("dense_start", {}).get("training_seconds", 0.0)
         resident = f"{result['resident_mb']['model']:.0f}" if "resident_mb" in result else ""
-        cells += [f"{training[part] / 1e6:.1f}" for part in ("index_bytes", "encoder_bytes")]
+        cells += [f"{training.get(part, 0) / 1e6:.1f}" for part in ("index_bytes", "encoder_bytes", "memory_bytes")]
         cells += [resident, f"{seconds:.0f}"]
         cells += [f"{result[stage]['median']:.2f}" for stage in ("scoring_ms", "total_ms")]
     else:
-        cells += [""] * 6
+        cells += [""] * 7
     return f"| {key} | " + " | ".join(cells) + " |"
 
 
