@@ -172,6 +172,7 @@ class PQCatalogue {
     PQCatalogue(In<float, 3> codebooks, std::vector<PartArrays> parts, int64_t whole_level)
         : codebooks_(std::move(codebooks)), parts_(std::move(parts)) {
         const auto splits = codebooks_.shape(0);
+        require(!parts_.empty(), "a catalogue has one part or more, which may be empty");
         index_ = {{codebooks_.data(), static_cast<int>(splits), static_cast<int>(codebooks_.shape(1)),
                    static_cast<int>(codebooks_.shape(2))},
                   {},
