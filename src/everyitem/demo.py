@@ -104,7 +104,7 @@ def _recommend(console: Console, recommender: Recommender, history: list[str]) -
             f"{row['score']:.2f}",
         )
     console.print(table)
-    _section(console, "5  Explain", "a score is a sum over sub-items, so its shares are the explanation")
+    _section(console, "5  Explain", "a score is a sum over sub-items and memory (the last one): its shares explain it")
     explanation = recommender.explain(history, frame["item_id"][0])
     shares = " + ".join(f"{score:.2f}" for score in explanation.splits["score"])
     nearest = explanation.history.join(recommender.items, on="item_id", how="left", maintain_order="left").row(

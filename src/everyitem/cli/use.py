@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+SHOWN_ATTRIBUTES, SHOWN_WIDTH = 3, 22
+
+
 def recommend(
     model: ModelFolder,
     history: Annotated[str | None, typer.Option(help="Item ids, oldest first, separated by commas.")] = None,
@@ -88,21 +91,23 @@ def _why(recommender: Any, history: list[Any], item_id: Any) -> dict[str, Any]:
 
 
 def _table(records: list[dict[str, Any]]) -> Table:
-    """Rank, id and score first, then as many attributes as there are."""
-    table = Table()
-    columns = [
-        "rank",
-        "item_id",
-        "score",
-        *[c for c in (records[0] if records else {}) if c not in ("rank", "item_id", "score")],
+    """Rank, id and score, the first few attributes that fit a line, and why; `--json` has everything."""
+    first = records[0] if records else {}
+    fixed = ["rank", "item_id", "score"]
+    attributes = [name for name in first if name not in (*fixed, "why", "training_events")]
+    told = sorted(attributes, key=lambda name: name not in ("title", "name"))[
+        : 1 if "why" in first else SHOWN_ATTRIBUTES
     ]
+    columns = [*fixed, *told, *(["why"] if "why" in first else [])]
+    table = Table()
     for column in columns:
-        table.add_column(
-            Text(column),
-            justify="right" if column in ("rank", "score") else "left",
-            overflow="fold",
-            no_wrap=column in ("rank", "item_id", "score"),
-        )
+        if column in fixed:
+            width = max(len(column), *(len(_cell(column, record[column])) for record in records), 0)
+            table.add_column(column, justify="left" if column == "item_id" else "right", no_wrap=True, min_width=width)
+        elif column == "why":
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(Text(column), overflow="ellipsis", no_wrap=True, max_width=SHOWN_WIDTH)
     for record in records:
         table.add_row(*(Text(_cell(column, record.get(column))) for column in columns))
     return table
@@ -112,7 +117,8 @@ def _cell(column: str, value: Any) -> str:
     if column == "why":
         near = ", ".join(f"{row['item_id']} ({row['similarity']:.2f})" for row in value["history"])
         best = max(value["splits"], key=lambda row: row["score"])
-        return f"near {near}; split {best['split']} gives {best['score']:.2f} of {value['score']:.2f}"
+        giver = "memory" if best["split"] is None else f"split {best['split']}"
+        return f"near {near}; {giver} gives {best['score']:.2f} of {value['score']:.2f}"
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
