@@ -1,4 +1,5 @@
 from datetime import datetime
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everyitem.data import interactions
 from everyitem.data.interactions import read_log
 
 START = datetime(2024, 5, 1, 12)
@@ -146,3 +148,36 @@ def test_a_missing_file_is_named(name, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match=name):
         read_log(tmp_path / name)
+
+
+@pytest.mark.parametrize("columns", [("datetime", "weight"), ("datetime",), ()])
+def test_some_users_at_a_time_give_the_same_log(tmp_path, columns):
+    rng = np.random.default_rng(0)
+    size = 500
+    frame = pl.DataFrame(
+        {
+            "user_id": [f"u{u}" for u in rng.integers(0, 40, size)],
+            "item_id": rng.integers(0, 60, size),
+            "datetime": [None if rng.random() < 0.05 else 1_600_000_000 + int(t) for t in rng.integers(0, 50, size)],
+            "weight": [None if rng.random() < 0.1 else float(w) for w in rng.integers(0, 5, size)],
+        }
+    ).select("user_id", "item_id", *columns)
+    frame.write_parquet(tmp_path / "log.parquet")
+    whole = read_log(tmp_path / "log.parquet")
+    with patch.object(interactions, "EVENTS_AT_ONCE", 37):
+        parts = read_log(tmp_path / "log.parquet")
+    assert parts.notes == whole.notes
+    assert parts.user_ids.equals(whole.user_ids)
+    assert parts.histories.items.tobytes() == whole.histories.items.tobytes()
+    assert parts.histories.stops.tobytes() == whole.histories.stops.tobytes()
+    for name in ("times", "weights"):
+        one, other = getattr(whole, name), getattr(parts, name)
+        assert (one is None) == (other is None)
+        assert one is None or one.tobytes() == other.tobytes()
+
+
+def test_a_time_outside_names_its_row_whoever_is_read_first(tmp_path):
+    frame = pl.DataFrame({"user_id": ["b", "a", "b", "c"], "item_id": [1, 2, 3, 4], "datetime": [1, 2, 3, -5]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    with patch.object(interactions, "EVENTS_AT_ONCE", 1), pytest.raises(ValueError, match="first in row 3"):
+        read_log(tmp_path / "log.parquet")

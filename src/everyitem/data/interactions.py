@@ -3,7 +3,9 @@
 Knows how ids become positions and how events are ordered. Knows no file, no data set, no split and no model.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 
 from everyitem.data.columns import EARLIEST, LATEST, Table, are_integers, collect, scan_events, scan_items
 from everyitem.types import Histories
+
+EVENTS_AT_ONCE = 1 << 24
+"""Events ordered at a time: about 1 GB. A longer log is read once per so many, some users at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Log:
 def read_log(source: Any, *, items: Any = None) -> Log:
     """Read a log of interactions and map its ids to positions.
 
-    The source is scanned lazily (polars streaming): what stays in memory is 4 bytes per event, 12 with times. While
-    reading, ordering the events needs more: 56 bytes per event for 60 million, 71 with text ids (docs/log.md).
+    The source is scanned lazily (polars streaming) and may be larger than memory: what stays is 4 bytes per event, 12
+    with times, and events are ordered some users at a time (`EVENTS_AT_ONCE`), for which a long log is read repeatedly.
     Events are ordered by time within a user; equal times keep the order of the rows, as does a log without times.
 
     Args:
@@ -133,7 +138,7 @@ def _listed(items: Table) -> pl.DataFrame:
 
 
 def _encode(events: Table, users: pl.Series, catalogue: pl.DataFrame) -> Log:
-    """Replace ids by positions while streaming, then order by user and time."""
+    """Replace ids by positions while streaming, then order by user and time: so many users at a time that it fits."""
     items = catalogue["item_id"]
     frame = (
         events.frame.with_columns(pl.col("user_id").cast(users.dtype), pl.col("item_id").cast(items.dtype))
@@ -141,65 +146,80 @@ def _encode(events: Table, users: pl.Series, catalogue: pl.DataFrame) -> Log:
         .join(_positions(users, "user"), on="user_id", how="left")
         .join(_positions(items, "item"), on="item_id", how="left")
         .drop("user_id", "item_id")
-        .sort("row")  # a streaming join may emit rows in another order
     )
-    rows, notes = _ordered(collect(events._replace(frame=frame)).drop("row"), events.name)
-    weights, more_notes = _weights(rows)
-    stops = np.searchsorted(rows["user"].to_numpy(), np.arange(len(users)), side="right").astype(np.int64)
-    histories = Histories(_read_only(rows["item"]), np.concatenate([[0], stops[:-1]]).astype(np.int64), stops)
-    times = _read_only(rows["datetime"].to_physical()) if "datetime" in rows.columns else None
-    return Log(histories, times, weights, users, catalogue, (*notes, *more_notes))
+    total = int(collect(events._replace(frame=events.frame.select(pl.len())))[:, 0][0])
+    kinds = {"item": np.int32, "datetime": np.int64, "weight": np.float32}
+    out = {name: np.empty(total, kinds[name]) for name in frame.collect_schema().names() if name in kinds}
+    filled, missing, lengths = 0, Counter[str](), np.zeros(len(users), np.int64)
+    borders = np.linspace(0, len(users), -(-total // EVENTS_AT_ONCE) + 1).astype(int)
+    for first, last in pairwise(borders.tolist()):
+        part = frame if len(borders) == 2 else frame.filter(pl.col("user").is_between(first, last - 1))
+        rows = collect(events._replace(frame=part.sort("row")))  # a streaming join may emit rows in another order
+        missing.update(_missing(rows, events.name))
+        rows = _ordered(rows)
+        lengths[first:last] = np.bincount(rows["user"].to_numpy() - first, minlength=last - first)
+        for name, column in out.items():
+            column[filled : filled + len(rows)] = rows[name].to_physical().to_numpy()
+        filled += len(rows)
+    notes = _notes(missing, total, set(out), events.name)
+    if missing["weight"] == total:
+        out.pop("weight", None)
+    stops = np.cumsum(lengths)
+    for column in out.values():
+        column.flags.writeable = False
+    histories = Histories(out["item"], stops - lengths, stops)
+    return Log(histories, out.get("datetime"), out.get("weight"), users, catalogue, notes)
 
 
 def _positions(ids: pl.Series, label: str) -> pl.LazyFrame:
     return pl.LazyFrame({ids.name: ids, label: pl.arange(0, len(ids), dtype=pl.Int32, eager=True)})
 
 
-def _read_only(column: pl.Series) -> NDArray[Any]:
-    array = np.ascontiguousarray(column.to_numpy())
-    array.flags.writeable = False
-    return array
+def _missing(rows: pl.DataFrame, name: str) -> dict[str, int]:
+    """How many rows lack what; refuses times that cannot be."""
+    found = {"weight": rows["weight"].null_count()} if "weight" in rows.columns else {}
+    if "datetime" in rows.columns:
+        _refuse_times_outside(rows, name)
+        untimed = rows["datetime"].is_null()
+        found |= {"datetime": int(untimed.sum()), "unreadable": int((untimed & rows["has_time"]).sum())}
+    return found
 
 
-def _ordered(rows: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[str]]:
-    """By user, then time, then place in the source; with notes."""
+def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
+    """By user, then time, then place in the source. A row without time takes that of the user's row before it."""
     if "datetime" not in rows.columns:
-        note = "no datetime column: the rows of a user are taken to be in the order of time"
-        return rows.sort("user", maintain_order=True), [note]
-    _refuse_times_outside(rows["datetime"], name)
-    rows, notes = _every_time(rows, name)
-    return rows.sort("user", "datetime", maintain_order=True), notes
+        return rows.sort("user", maintain_order=True)
+    if rows["datetime"].null_count():
+        rows = rows.with_columns(pl.col("datetime").forward_fill().backward_fill().over("user"))
+        rows = rows.with_columns(pl.col("datetime").fill_null(EARLIEST))
+    return rows.sort("user", "datetime", maintain_order=True)
 
 
-def _refuse_times_outside(time: pl.Series, name: str) -> None:
+def _refuse_times_outside(rows: pl.DataFrame, name: str) -> None:
+    time = rows["datetime"]
     outside = (time < EARLIEST) | (time >= LATEST)
     if outside.any():
-        row = int(outside.arg_max() or 0)
+        row = rows["row"][int(outside.arg_max() or 0)]
         raise ValueError(
             f"{name}: column datetime is outside {EARLIEST:%Y}..{LATEST.year - 1} in {outside.sum():,} rows, "
             f"first in row {row}. Integers are read as seconds, milliseconds or microseconds since 1970"
         )
 
 
-def _every_time(rows: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[str]]:
-    """Give a row without time the time of the user's row before it, so that row order decides."""
-    missing = rows["datetime"].is_null()
-    if not missing.any():
-        return rows, []
-    if missing.all():
+def _notes(missing: Counter[str], total: int, columns: set[str], name: str) -> tuple[str, ...]:
+    """What reading had to decide, in words."""
+    notes = []
+    if "datetime" not in columns:
+        notes.append("no datetime column: the rows of a user are taken to be in the order of time")
+    elif missing["datetime"] == total:
         raise ValueError(f"{name}: no datetime could be read. Give ISO text (2024-05-01 12:00:00) or drop the column")
-    unreadable = (missing & rows["has_time"]).sum()
-    which = f" ({unreadable:,} of them hold text that is none)" if unreadable else ""
-    filled = rows.with_columns(pl.col("datetime").forward_fill().backward_fill().over("user"))
-    filled = filled.with_columns(pl.col("datetime").fill_null(EARLIEST))
-    return filled, [f"{missing.sum():,} rows without a datetime{which} keep their place in the order of the rows"]
-
-
-def _weights(rows: pl.DataFrame) -> tuple[NDArray[np.float32] | None, list[str]]:
-    """None where no row holds a number, NaN where some do not; with notes."""
-    if "weight" not in rows.columns:
-        return None, []
-    missing = rows["weight"].null_count()
-    if missing == len(rows):
-        return None, [f"the weight column is left out: none of its {missing:,} rows holds a number"]
-    return _read_only(rows["weight"]), [f"{missing:,} rows hold no number as weight: NaN there"] if missing else []
+    elif missing["datetime"]:
+        which = f" ({missing['unreadable']:,} of them hold text that is none)" if missing["unreadable"] else ""
+        notes.append(
+            f"{missing['datetime']:,} rows without a datetime{which} keep their place in the order of the rows"
+        )
+    if "weight" in columns and missing["weight"] == total:
+        notes.append(f"the weight column is left out: none of its {total:,} rows holds a number")
+    elif missing["weight"]:
+        notes.append(f"{missing['weight']:,} rows hold no number as weight: NaN there")
+    return tuple(notes)
