@@ -21,7 +21,7 @@ run() { # data set, strategy
     local out=docs/results/codes/$1/$2.json model=$work/$1/$2
     [[ -e $out ]] && return
     mkdir -p "docs/results/codes/$1"
-    "${everyitem[@]}" train "$data/$1" "$model" --threads 1 --minutes "$minutes" --codes "$2" --num-splits 32
+    "${everyitem[@]}" train "$data/$1" "$model" --threads 1 --minutes "$minutes" --codes "$2" --num-splits 32 --memory 0
     "${everyitem[@]}" evaluate "$model" "$data/$1" --max-users 20000 --time-users 0 --json >"$model/evaluation.json"
     .venv/bin/python - "$model" >"$out.part" <<'PY'
 import json, pathlib, sys
