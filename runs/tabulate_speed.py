@@ -6,14 +6,15 @@ from pathlib import Path
 
 PEER = "faiss IndexPQ"
 KEY = ("catalogue", "items", "num_splits", "dim", "k")
-HEAD = """
+HEAD = f"""
 ## How fast is exact top-K?
 
 Made by `benchmarks/scoring.py --record`, which first compares ids and score bits of every algorithm with the NumPy
-twin. One query at a time on one thread, from Python, score table included; microseconds. The machine is shared (2
-cores, AMD EPYC, Zen 5, AVX-512): medians and their ratios say more than means and tails, which carry other people's
-work. `svd-rank`, `kmeans` and `svd` (the paper's codes) are models trained on oss-edits; the others are generated
-(`benchmarks/catalogues.py`). How items got their codes decides what pruning can do.
+twin. One query at a time on one thread, from Python, score table included; microseconds. Two cores, AMD EPYC, Zen 5,
+AVX-512, nothing else running: beside two trainings {PEER} took twice as long and the bounded scan as long as
+before, so that ratios of a busy machine flatter. `svd-rank`, `kmeans` and `svd` (the paper's codes) are models trained
+on oss-edits; the others are generated (`benchmarks/catalogues.py`). How items got their codes decides what pruning can
+do.
 """
 
 
