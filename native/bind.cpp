@@ -199,13 +199,15 @@ class PQCatalogue {
         require(batch_size >= 1, "batch_size must be positive");
         request.gap_factor = gap_factor;
         request.batch_size = batch_size;
-        if (algorithm == "recjpqprune") std::call_once(posted_, [this] { post(); });
+        if (algorithm == "recjpqprune") {
+            nb::gil_scoped_release release;  // whoever waits for the lists must not keep whoever makes them from Python
+            std::call_once(posted_, [this] { post(); });
+        }
         return search(named(algorithm), index_, request);
     }
 
   private:
     void post() {
-        nb::gil_scoped_release release;
         for (const Codes& run : index_.runs) index_.postings.emplace_back(run, index_.codebooks.num_splits);
     }
 

@@ -144,3 +144,18 @@ def test_mistakes_are_explained(index: PQIndex, call: Callable[[PQIndex], Any], 
     with pytest.raises(ValueError, match=message):
         call(index)
     assert index.num_items == 300
+
+
+def test_the_first_searches_with_inverted_lists_may_come_at_once() -> None:
+    codes = RNG.integers(0, 20, (200_000, 4), dtype=np.uint8)
+    index, found = PQIndex(codes, CODEBOOKS), []
+
+    def search() -> None:
+        found.append(index.top_k(QUERY, 5, algorithm="recjpqprune").items.tobytes())
+
+    threads = [threading.Thread(target=search, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert found == [index.top_k(QUERY, 5, algorithm="pqtopk").items.tobytes()] * 4
