@@ -1,63 +1,89 @@
 // One row's search over blocks: bytes first, float32 for what could enter.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
+#include "bounds.h"
 #include "gaps.h"
 #include "search.h"
 #include "top_k.h"
 
 namespace everyitem {
 
+enum class Plan { flat, pruned, best };
+
 // Memory that outlives a row, so that a search allocates nothing.
 struct Work {
     std::vector<float> table;
-    std::vector<uint64_t> masks;
-    Lines least{64 * 256}, nibbles{64 * 16};  // of the covers of a level, at most 64 splits
-    std::vector<uint8_t> sums;                // of all nodes of a level, or of those asked
-    std::vector<int32_t> nodes, found;        // groups of nodes to ask, and those to follow
-    std::vector<uint8_t> bounds;              // byte sums of what was found
+    std::vector<Hit> hits;
     std::vector<int32_t> sorted;
+    Bounds bounds;
 };
 
 class BlockSearch {
   public:
     BlockSearch(const PQ& index, const Request& request, int64_t row, Work& work);
 
-    // Search all parts; prune where a part has levels and `prune` says so.
-    void run(bool prune);
-    // Whatever promises to be fastest for this filter and k.
-    void run_planned();
+    // Finds a first threshold, reads what was added since the catalogue was arranged, and of the arrangement the blocks
+    // that could matter. True if these are so many that all of it is left to `scan`.
+    bool start(Plan plan, int threads);
+    // Blocks of the arrangement to be read in order.
+    int64_t num_blocks() const { return num_blocks(index_.parts.front()); }
+    // Some of them. `fresh`: nobody has just brought them into the cache.
+    void scan(int64_t first, int64_t last, int threads, bool fresh);
     void write(int64_t row, Answer answer);
 
+    // How many items `start` and `scan` would look at.
+    int64_t predict();
+
   private:
-    void seed_by_sampling();
-    void scan(const Blocks& part);
-    void prune(const Blocks& part);
-    bool few_allowed() const;
-    void score_allowed();
-    bool most_survive(const Blocks& part);
+    static constexpr int64_t kWorthListing = 64;  // where one item in so many is allowed, the others cost more
+
+    BlockSearch(const BlockSearch& whole, Work& work, std::atomic<float>& reached);
+
+    bool prunes(Plan plan) const;
+    void seed(bool by_bounds);
     void seed_by_bounds(const Blocks& part);
-    void collect(const Blocks& part);
-    void visit_best_first(const Blocks& part);
-    void start_at(const Level& level, int64_t step = 1);
-    void bound(const Level& level, int limit);
-    void keep_best(int64_t wanted, int64_t most);
+    void seed_by_sampling();
+    int64_t count_allowed(int64_t most) const;
+    bool few_allowed() const { return filter_.allow && count_allowed(most_listed()) <= most_listed(); }
+    int64_t most_listed() const { return index_.num_items / kWorthListing; }
+    void score_allowed();
+    void score_listed(const Codes& run, const int32_t* listed, int64_t count);
+    bool most_survive(const Blocks& part);
+    void scan_in_order(const Blocks& part, int64_t first, int64_t last, bool fresh);
+    void visit_best_first(const Blocks& part, int threads);
+    template <class Search>
+    void share_out(int threads, Search search);
     void find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count, int64_t known);
     void rescore(const Blocks& part, int64_t block, uint64_t mask);
+    // A file that changes under its map must not lead outside the filters' bits.
+    bool in_catalogue(int32_t position) const { return static_cast<uint32_t>(position) < index_.num_items; }
+    bool allowed(int32_t position) const { return in_catalogue(position) && bit_is_set(filter_.allow, position); }
     void stop(float bound);
     int cut();
     float threshold() const { return std::max(floor_, best_.threshold()); }
 
+    const SlotFilter::Part* filter_of(const Blocks& part) const {
+        return request_.slots ? &request_.slots->parts[static_cast<size_t>(&part - index_.parts.data())] : nullptr;
+    }
+    int64_t num_blocks(const Blocks& part) const {
+        const SlotFilter::Part* filter = filter_of(part);
+        return filter ? std::ssize(filter->blocks) : part.count();
+    }
+
     const PQ& index_;
     const Request& request_;
     Work& work_;
+    const float* table_;
     Filter filter_;
     Gaps gaps_;
     TopK best_;
-    float floor_ = kNothing;   // a score that k eligible items are known to reach
-    float unseen_ = kNothing;  // no item that was dropped without proof scores more
+    std::atomic<float>* reached_ = nullptr;  // what the threads that share this row have as their floor
+    float floor_ = kNothing;                 // a score that k eligible items are known to reach
+    float unseen_ = kNothing;                // no item that was dropped without proof scores more
     bool stopped_ = false;
     int64_t scored_ = 0;
 };

@@ -27,6 +27,12 @@ struct BlockList {
     int64_t known;
 };
 
+// A block of a list, by its place in the list, and which of its items were found: bit i is item i.
+struct Hit {
+    int64_t place;
+    uint64_t items;
+};
+
 // 256 ranges of codes: cover c spans `first[c]` and the codes after it, and as many up to the end of `second[c]`; so
 // many are 2^l for the covers from starts[l] on.
 struct Covers {
@@ -61,10 +67,10 @@ struct Kernels {
     void (*least_in_covers)(const uint8_t* gaps, const Covers* covers, int num_splits, uint8_t* least,
                             uint8_t* nibbles);
 
-    // Bit i of masks[n]: the byte sum of item i of the n-th block is at most `cut`.
-    void (*find)(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks);
+    // The items whose byte sum is at most `cut`: blocks that have any, their number is returned.
+    int64_t (*find)(BlockList list, ByteTables tables, uint8_t cut, Hit* hits);
 
-    // The same, and sums[64 n + i]: that byte sum, where its bit is set.
+    // The same for all blocks, and sums[64 n + i]: that byte sum, where bit i of masks[n] is set.
     void (*sums)(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks, uint8_t* sums);
 };
 

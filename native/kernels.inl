@@ -11,6 +11,7 @@ using everyitem::BlockList;
 using everyitem::ByteTables;
 using everyitem::Covers;
 using everyitem::Extent;
+using everyitem::Hit;
 
 constexpr int kLanes = 16;
 constexpr int kParts = kLanes / Vec::width;  // registers that hold the lanes of one sum
@@ -265,8 +266,12 @@ void add_up_all(BlockList list, ByteTables tables, uint8_t cut, Visit visit) {
     }
 }
 
-void find(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks) {
-    add_up_all(list, tables, cut, [=](int64_t n, const Sums&, uint64_t mask, const uint8_t*) { masks[n] = mask; });
+int64_t find(BlockList list, ByteTables tables, uint8_t cut, Hit* hits) {
+    Hit* next = hits;
+    add_up_all(list, tables, cut, [&next](int64_t n, const Sums&, uint64_t mask, const uint8_t*) {
+        if (mask) *next++ = {n, mask};
+    });
+    return next - hits;
 }
 
 void sums(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks, uint8_t* out) {

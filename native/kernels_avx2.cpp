@@ -47,7 +47,7 @@ struct Sums {
     }
     void store(uint8_t*) const {}
 };
-constexpr int kTogether = 4;
+constexpr int kTogether = 1;
 }  // namespace
 
 #include "kernels.inl"

@@ -59,14 +59,15 @@ class Frontier {
 };
 
 void prune_row(const PQ& index, const Request& request, int64_t row, Answer answer) {
-    const auto& [values, num_splits, split_dim, num_sub_items] = index.codebooks;
-    std::vector<float> table(static_cast<size_t>(num_splits) * kStride);
-    kernels().score_table(request.query(row), values, num_splits, split_dim, num_sub_items, kStride, table.data());
-    Frontier frontier(table.data(), num_splits, num_sub_items);
+    const int num_splits = index.codebooks.num_splits;
+    std::vector<float> table;
+    fill_table(index, request, row, table);
+    Frontier frontier(table.data(), num_splits, index.codebooks.num_sub_items);
     TopK best(request.k, request.filter(row));
-    int64_t scored = 0;
+    int64_t scored = 0, steps = 0;
     // the paper stops at bound = threshold as well, where a tie may still be waiting
     while (frontier.bound() >= best.threshold() && !frontier.exhausted() && !request.expired()) {
+        ++steps;
         const auto [split, batch] = frontier.next(request.batch_size);
         for (size_t run = 0; run < index.runs.size(); ++run) {
             const auto& [rows, first, count] = index.runs[run];
@@ -88,8 +89,8 @@ void prune_row(const PQ& index, const Request& request, int64_t row, Answer answ
         }
     }
     answer.scored_U[row] = scored;
-    const float bound = frontier.bound();
-    answer.bound_U[row] = bound >= best.threshold() ? bound : best.threshold();
+    if (answer.steps_U) answer.steps_U[row] = steps;
+    answer.bound_U[row] = std::max(frontier.bound(), best.settle());
     best.write(answer.items_UK + row * request.k, answer.scores_UK + row * request.k);
 }
 

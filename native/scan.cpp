@@ -55,10 +55,9 @@ void scan_by_split(const float* table, int num_splits, const Codes& run, int64_t
 // Item by item or split by split, `chunk` items between two looks at the clock.
 template <class Scan>
 void exhaustive_row(const PQ& index, const Request& request, int64_t row, Answer answer, int64_t chunk, Scan scan) {
-    const auto& [values, num_splits, split_dim, num_sub_items] = index.codebooks;
-    std::vector<float> table(static_cast<size_t>(num_splits) * kStride);
-    kernels().score_table(request.query(row), values, num_splits, split_dim, num_sub_items, kStride, table.data());
-
+    const int num_splits = index.codebooks.num_splits;
+    std::vector<float> table;
+    fill_table(index, request, row, table);
     TopK best(request.k, request.filter(row));
     int64_t scored = 0;
     for (const Codes& run : index.runs)
@@ -69,10 +68,10 @@ void exhaustive_row(const PQ& index, const Request& request, int64_t row, Answer
             first = last;
         }
     answer.scored_U[row] = scored;
-    answer.bound_U[row] = best.threshold();
+    answer.bound_U[row] = best.settle();
     if (scored < index.num_items)
         for (int m = 0; m < num_splits; ++m) {
-            const Extent extent = kernels().extent(table.data() + m * kStride, num_sub_items);
+            const Extent extent = kernels().extent(table.data() + m * kStride, index.codebooks.num_sub_items);
             answer.bound_U[row] = m ? answer.bound_U[row] + extent.largest : extent.largest;
         }
     best.write(answer.items_UK + row * request.k, answer.scores_UK + row * request.k);
@@ -99,13 +98,25 @@ void dense_group(const Dense& index, const Request& request, int64_t first_row, 
         scored += count;
     }
     for (int64_t row = first_row; row < last_row; ++row) {
-        answer.bound_U[row] = best[row - first_row].threshold();
+        answer.bound_U[row] = best[row - first_row].settle();
         best[row - first_row].write(answer.items_UK + row * request.k, answer.scores_UK + row * request.k);
         answer.scored_U[row] = scored;
     }
 }
 
 }  // namespace
+
+const float* fill_table(const PQ& index, const Request& request, int64_t row, std::vector<float>& table) {
+    const auto& [values, num_splits, split_dim, num_sub_items] = index.codebooks;
+    table.assign(static_cast<size_t>(num_splits) * kStride, kNothing);
+    if (request.table_UMB) {
+        const float* own = request.table_UMB + row * num_splits * num_sub_items;
+        for (int m = 0; m < num_splits; ++m) std::copy_n(own + m * num_sub_items, num_sub_items, &table[m * kStride]);
+    } else {
+        kernels().score_table(request.query(row), values, num_splits, split_dim, num_sub_items, kStride, table.data());
+    }
+    return table.data();
+}
 
 void scan_pq(const PQ& index, const Request& request, Answer answer) {
     const auto scan = scan_codes_for(index.codebooks.num_splits);

@@ -73,6 +73,19 @@ struct PQ {
     int64_t whole_level;  // most nodes of a level that are bounded all, instead of coming to them from above
 };
 
+// A filter over all items, put in the order of the slots once for many searches.
+struct SlotFilter {
+    struct Part {
+        std::vector<uint64_t> live;   // of every block: bit i tells whether the item of slot i is allowed
+        std::vector<int32_t> blocks;  // those with any
+    };
+
+    SlotFilter(const PQ& index, const uint8_t* allow);
+
+    std::vector<Part> parts;  // as the index has them
+    int64_t allowed = 0;
+};
+
 struct Dense {
     const float* vectors_ID;
     int64_t num_items;
@@ -82,11 +95,13 @@ struct Dense {
 // What one call asks of any index.
 struct Request {
     const float* query_UD;
+    const float* table_UMB = nullptr;  // instead: what every sub-item adds to a score
     int64_t num_rows;
     int dim;
     int64_t k;
-    const uint8_t* allow;  // packed bits, or null
-    int64_t allow_stride;  // bytes from a row's bits to the next row's; 0 where all rows share them
+    const uint8_t* allow;               // packed bits, or null
+    int64_t allow_stride;               // bytes from a row's bits to the next row's; 0 where all rows share them
+    const SlotFilter* slots = nullptr;  // the same bits for all rows, compiled
     const uint8_t* removed;
     const int32_t* exclude_UE;  // every row ascending
     int64_t num_excluded;
@@ -110,7 +125,11 @@ struct Answer {
     float* scores_UK;
     float* bound_U;
     int64_t* scored_U;
+    int64_t* steps_U = nullptr;  // batches of sub-items that RecJPQPrune processed, where asked for
 };
+
+// (num_splits, 256): what every sub-item adds to a row's score, -inf beyond the last.
+const float* fill_table(const PQ& index, const Request& request, int64_t row, std::vector<float>& table);
 
 // PQTopK (arXiv:2408.09992): score(i) = sum_m table[m, codes[i, m]], float32, m = 0..M-1, item by item.
 void scan_pq(const PQ& index, const Request& request, Answer answer);
@@ -121,10 +140,11 @@ void recjpq_prune(const PQ& index, const Request& request, Answer answer);
 // Every item in bytes, those that could enter in float32.
 void bounded_scan(const PQ& index, const Request& request, Answer answer);
 // Blocks by their bound, best first; then as above.
-void block_prune(
-    const PQ& index, const Request& request,
-    Answer answer);  // Whichever of the last two, or scoring what is allowed, promises to be fastest for a row.
+void block_prune(const PQ& index, const Request& request, Answer answer);
+// Whichever of the last two, or scoring what is allowed, promises to be fastest for a row.
 void planned(const PQ& index, const Request& request, Answer answer);
+// How many items the last would look at in bytes for every row; it looks at no item of a large catalogue to tell.
+void predict_items(const PQ& index, const Request& request, int64_t* items_U);
 
 void scan_dense(const Dense& index, const Request& request, Answer answer);
 

@@ -59,17 +59,22 @@ def test_the_core_checks_shapes_itself() -> None:
     """The last line of defence: whatever a caller does, no read outside an array."""
     query, books, codes = np.zeros((2, 6), np.float32), np.zeros((3, 2, 8), np.float32), np.zeros((9, 3), np.uint8)
     bits = np.zeros((1, 2), np.uint8)
-    good = (query, 1, bits, np.zeros((2, 1), np.int32), bits[0], 1.0, 1, "block_prune", 1.0, 8)
+    good = (query, 1, bits, None, np.zeros((2, 1), np.int32), bits[0], 1.0, 1, "block_prune", 1.0, 8)
     blocks, levels = CORE.to_blocks(codes, None), CORE.levels(CORE.to_blocks(codes, None), 9, TABLES, 64, 1)
     order = np.arange(9, dtype=np.int32)
     whole = CORE.PQCatalogue(books, [(codes, blocks, order, levels)], 64)
     whole.top_k(*good)
-    bad = {0: query[:, :5].copy(), 1: 0, 2: bits[:, :1], 3: good[3][:1], 4: bits[0, :1], 6: 0, 7: "quicksort", 9: 0}
+    bad = {0: query[:, :5].copy(), 1: 0, 2: bits[:, :1], 4: good[4][:1], 5: bits[0, :1], 7: 0, 8: "quicksort", 10: 0}
     for place, value in bad.items():
         with pytest.raises(ValueError, match=" "):
             whole.top_k(*good[:place], value, *good[place + 1 :])
     with pytest.raises(TypeError):
         whole.top_k(query.astype(np.float64), *good[1:])
+    with pytest.raises(ValueError, match="score table"):
+        whole.top_k(np.zeros((2, 3, 9), np.float32), *good[1:])
+    other = CORE.PQCatalogue(books, [(codes[:0], CORE.to_blocks(codes[:0], None), None, [])], 64)
+    with pytest.raises(ValueError, match="compiled"):
+        whole.top_k(*good[:3], other.compile(bits[0, :0]), *good[4:])
     with pytest.raises(MemoryError):
         whole.top_k(query, 2**62, *good[2:])
     with pytest.raises(ValueError, match="in blocks"):
@@ -95,5 +100,5 @@ def test_a_code_past_the_codebook_reads_nothing_outside() -> None:
     part = (codes, CORE.to_blocks(codes, None), None, CORE.levels(CORE.to_blocks(codes, None), 5, TABLES, 64, 1))
     for algorithm in ("pqtopk", "bounded_scan", "block_prune"):
         catalogue = CORE.PQCatalogue(books, [part], 64)
-        found = catalogue.top_k(np.ones((1, 6), np.float32), 2, None, None, None, 1.0, 1, algorithm, 1.0, 8)
+        found = catalogue.top_k(np.ones((1, 6), np.float32), 2, None, None, None, None, 1.0, 1, algorithm, 1.0, 8)
         assert found[0].shape == (1, 2), algorithm

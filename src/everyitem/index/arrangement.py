@@ -107,10 +107,16 @@ def lay_out(
     if not len(codes_IM) or (len(codes_IM) < PRUNED_FROM and kept is None):
         return in_order(codes_IM)
     if query_SD is None:
-        some = np.random.default_rng(0).integers(0, len(codes_IM), NUM_SAMPLES)
-        query_SD = codebooks_MdB[np.arange(codes_IM.shape[1]), :, codes_IM[some]].reshape(len(some), -1)
-        query_SD = query_SD / np.maximum(np.abs(query_SD).max(axis=1, keepdims=True), np.float32(1e-30))
+        query_SD = sample_queries(codes_IM, codebooks_MdB)
     return arrange(codes_IM, load_core().score_table(query_SD, codebooks_MdB), kept, threads)
+
+
+def sample_queries(codes_IM: Codes, codebooks_MdB: Floats) -> Floats:
+    """(S, D) vectors of random items, which queries resemble, with 1 as their largest value."""
+    some = np.random.default_rng(0).integers(0, len(codes_IM), NUM_SAMPLES)
+    query_SD = codebooks_MdB[np.arange(codes_IM.shape[1]), :, codes_IM[some]].reshape(len(some), -1)
+    scaled: Floats = query_SD / np.maximum(np.abs(query_SD).max(axis=1, keepdims=True), np.float32(1e-30))
+    return scaled
 
 
 def in_order(codes_IM: Codes) -> Arrangement:

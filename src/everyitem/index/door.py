@@ -46,6 +46,18 @@ def queries(query_UD: ArrayLike, dim: int, largest_value: float) -> Floats:
     return query
 
 
+def tables(table_UMB: ArrayLike, num_splits: int, num_sub_items: int) -> Floats:
+    """(U, M, B) float32 score tables whose sums cannot overflow."""
+    table, largest = finite(table_UMB, "the score table", 3)
+    if table.shape[1:] != (num_splits, num_sub_items):
+        raise ValueError(
+            f"the score table has shape {table.shape}, but this index needs (rows, {num_splits}, {num_sub_items})"
+        )
+    if largest * num_splits > LARGEST / 4:
+        raise ValueError(f"scores could overflow float32: the table reaches {largest:.3g}; scale it down")
+    return table
+
+
 def vectors(vectors_ND: ArrayLike, dim: int) -> Floats:
     """(N, D) float32 item vectors that fit the index."""
     array, _ = finite(vectors_ND, "vectors", 2)

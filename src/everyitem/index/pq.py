@@ -12,7 +12,10 @@ from everyitem import quantise
 from everyitem.index import arrangement, door, faiss_exchange, files, reference
 from everyitem.index.arrangement import Arrangement, Codes
 from everyitem.index.core import load_core
-from everyitem.index.state import State, part
+from everyitem.index.cost import Clocks, Cost
+from everyitem.index.filters import CompiledFilter
+from everyitem.index.space import Space
+from everyitem.index.state import State, part, restored
 from everyitem.types import Floats, Ids, TopK
 
 PAPERS = ("pqtopk", "recjpq", "recjpqprune")
@@ -42,17 +45,9 @@ class PQIndex:
 
         Cost: reads the codes once; M I bytes resident.
         """
-        codebooks, largest = door.finite(codebooks_MBd, "codebooks", 3)
-        num_splits, num_sub_items, split_dim = codebooks.shape
-        if not (1 <= num_splits <= 64 and 2 <= num_sub_items <= 256 and split_dim >= 1):
-            raise ValueError(
-                f"codebooks have shape {codebooks.shape}, but (M, B, d) needs 1 <= M <= 64, 2 <= B <= 256 and d >= 1"
-            )
-        self._core = load_core()
-        self._codebooks_MdB = np.ascontiguousarray(codebooks.transpose(0, 2, 1))
-        self._largest = largest
-        self._rotation_DD = None if rotation_DD is None else self._checked_rotation(rotation_DD)
+        self._space = Space(codebooks_MBd, rotation_DD)
         self._writing = threading.Lock()
+        self._clocks = Clocks()
         self._state = self._stated((self._checked_codes(codes_IM),), None, None)
 
     @classmethod
@@ -81,7 +76,7 @@ class PQIndex:
         state = self._state
         if state.removed is not None and state.removed.any():
             raise ValueError("a faiss IndexPQ cannot hide items: remove them before quantising, or pass none removed")
-        return faiss_exchange.write(state.codes_IM, self.codebooks_MBd, self._rotation_DD)
+        return faiss_exchange.write(state.codes_IM, self.codebooks_MBd, self._space.rotation_DD)
 
     @property
     def num_items(self) -> int:
@@ -91,17 +86,17 @@ class PQIndex:
     @property
     def num_splits(self) -> int:
         """M: sub-items per item."""
-        return len(self._codebooks_MdB)
+        return len(self._space.codebooks_MdB)
 
     @property
     def num_sub_items(self) -> int:
         """B: sub-items per split."""
-        return int(self._codebooks_MdB.shape[2])
+        return int(self._space.codebooks_MdB.shape[2])
 
     @property
     def dim(self) -> int:
         """D: length of a query and of an item vector."""
-        return self.num_splits * int(self._codebooks_MdB.shape[1])
+        return self._space.dim
 
     @property
     def codes_IM(self) -> Codes:
@@ -113,12 +108,12 @@ class PQIndex:
     @property
     def codebooks_MBd(self) -> Floats:
         """The codebooks, a copy: float32 (M, B, d)."""
-        return np.ascontiguousarray(self._codebooks_MdB.transpose(0, 2, 1))
+        return np.ascontiguousarray(self._space.codebooks_MdB.transpose(0, 2, 1))
 
     @property
     def rotation_DD(self) -> Floats | None:
         """The rotation that queries go through, or None."""
-        return self._rotation_DD
+        return self._space.rotation_DD
 
     @property
     def removed_I(self) -> NDArray[np.bool_]:
@@ -142,15 +137,14 @@ class PQIndex:
         Returns:
             (U, M, B) float32.
         """
-        table: Floats = self._core.score_table(self._queries(queries_UD), self._codebooks_MdB)
-        return table
+        return self._space.score_table(queries_UD)
 
     def top_k(
         self,
         query_UD: ArrayLike,
         k: int,
         *,
-        allow: ArrayLike | None = None,
+        allow: ArrayLike | CompiledFilter | None = None,
         exclude: ArrayLike | None = None,
         algorithm: str | None = None,
         deadline: float | None = None,
@@ -161,10 +155,12 @@ class PQIndex:
         """The k best eligible items for each query, exactly.
 
         Args:
-            query_UD: (U, D) float32, finite.
+            query_UD: (U, D) float32, finite. Or (U, M, B): what every sub-item adds to a score, computed elsewhere,
+                such as the log-probabilities of M parallel semantic-ID heads (RPG):
+                `scipy.special.log_softmax(index.score_table(heads) / temperature, axis=2)`.
             k: results per row, 1 <= k; may exceed the catalogue.
             allow: (I,) or (U, I) bool, or packed bits: uint8 (ceil(I / 8),) or (U, ceil(I / 8)) with item i in bit
-                i % 8 of byte i // 8. None allows every item.
+                i % 8 of byte i // 8; or what `compile_filter` made of one of them. None allows every item.
             exclude: (U, E) positions never to return, padded with -1; any order, duplicates allowed.
             algorithm: None chooses; the answer is the same to the bit. "pqtopk" scores every item (arXiv:2408.09992),
                 "recjpq" split by split (arXiv:2312.06165), "recjpqprune" the items of the best sub-items first
@@ -174,7 +170,8 @@ class PQIndex:
             gap_factor: 1 is exact. Below 1 the searches in bytes drop items whose gap to the best conceivable score
                 exceeds that share of what would still be safe: faster, and `bound` says what may have been missed.
             batch_size: sub-items that recjpqprune processes between two looks at its bound; the paper's is 8.
-            threads: rows are spread over so many; None: over all cores.
+            threads: rows are spread over so many, and a row of a large catalogue over those that are left; None: over
+                all cores. Only `scored` can depend on it.
 
         Returns:
             TopK of shape (U, k): score descending, then position ascending; (-1, -inf) past the last eligible item.
@@ -190,12 +187,13 @@ class PQIndex:
             raise ValueError(f"algorithm is {algorithm!r}, but there are {', '.join(ALGORITHMS)}, or None to choose")
         if not 0 < gap_factor <= 1:
             raise ValueError(f"gap_factor is {gap_factor}, but it must be more than 0 and at most 1 (exact)")
-        state = self._state if algorithm in PAPERS else self._arranged()
-        query = self._queries(query_UD)
+        compiled = isinstance(allow, CompiledFilter)
+        state = self._state if algorithm in PAPERS and not compiled else self._arranged()
+        query = self._space.asked(query_UD)
         found = state.catalogue.top_k(
             query,
             door.count(k, "k"),
-            door.allowed(allow, len(query), state.num_items),
+            *self._filter(allow, len(query), state),
             door.excluded(exclude, len(query), state.num_items),
             state.removed,
             door.seconds(deadline),
@@ -205,6 +203,54 @@ class PQIndex:
             door.count(batch_size, "batch_size"),
         )
         return TopK(*found)
+
+    def compile_filter(self, allow: ArrayLike) -> CompiledFilter:
+        """Prepare a filter that many searches will share: they then skip blocks of items with none that is allowed.
+
+        Args:
+            allow: (I,) bool or packed bits, as `top_k` takes them.
+
+        Returns:
+            What `top_k` and `predict_cost` take as `allow`; it stays true when items are added or removed.
+
+        Raises:
+            ValueError: not one row of I items.
+
+        Cost: about 1 ns per item; I / 8 bytes and as much again.
+        """
+        state = self._arranged()
+        bits = door.allowed(allow, 1, state.num_items)
+        if bits is None:
+            raise ValueError("allow is None, but there is nothing to compile where every item is allowed")
+        made = CompiledFilter(bits[0], state.num_items)
+        made.for_catalogue(state.catalogue, state.num_items)
+        return made
+
+    def predict_cost(self, query_UD: ArrayLike, k: int, *, allow: ArrayLike | CompiledFilter | None = None) -> Cost:
+        """What `top_k` will cost for each query on one thread: how many items it looks at, and for how long.
+
+        The items are those of the blocks whose bounds survive a first threshold. The time is a line through searches
+        for some sample queries, which are run and timed at the first call for a k.
+
+        Args:
+            query_UD, k, allow: as for `top_k`.
+
+        Returns:
+            Cost with (U,) items and microseconds.
+
+        Cost: a first threshold and the bounds of all blocks: some 20 us per row at a million items.
+        """
+        state, k = self._arranged(), door.count(k, "k")
+        query = self._space.asked(query_UD)
+        items_U = state.catalogue.predict(query, k, *self._filter(allow, len(query), state), state.removed, 1)
+        return self._clocks.clock(state, k, self._space.codebooks_MdB).predict(items_U)
+
+    def prune_steps(self, query_UD: ArrayLike, k: int, *, batch_size: int = 8) -> NDArray[np.int64]:
+        """(U,) batches of sub-items that recjpqprune processes for each query: the paper's iterations."""
+        steps: NDArray[np.int64] = self._state.catalogue.steps(
+            self._space.asked(query_UD), door.count(k, "k"), door.count(batch_size, "batch_size"), 1
+        )
+        return steps
 
     def scores(self, query_UD: ArrayLike, items_UN: ArrayLike) -> Floats:
         """The scores of given items, removed ones too: the bits that `top_k` would return.
@@ -225,10 +271,7 @@ class PQIndex:
     def vectors(self, positions: ArrayLike) -> Floats:
         """(N, D) float32: the vectors that the codes of these positions stand for."""
         state = self._state
-        codes_NM = state.codes(door.positions(positions, state.num_items))
-        parts_NMd = self._codebooks_MdB[np.arange(self.num_splits), :, codes_NM]
-        vectors_ND = parts_NMd.reshape(len(codes_NM), self.dim)
-        return vectors_ND if self._rotation_DD is None else self._turned(vectors_ND, self._rotation_DD.T)
+        return self._space.vectors(state.codes(door.positions(positions, state.num_items)))
 
     def add(self, *, codes: ArrayLike | None = None, vectors: ArrayLike | None = None) -> Ids:
         """Append items; the positions of all others stay.
@@ -249,7 +292,7 @@ class PQIndex:
         if vectors is None and codes is not None:
             new_NM = self._checked_codes(codes)
         elif codes is None and vectors is not None:
-            new_NM = quantise.encode(door.vectors(vectors, self.dim), self.codebooks_MBd, self._rotation_DD)
+            new_NM = quantise.encode(door.vectors(vectors, self.dim), self.codebooks_MBd, self._space.rotation_DD)
         else:
             raise ValueError("add needs codes or vectors: exactly one of them")
         with self._writing:
@@ -287,8 +330,8 @@ class PQIndex:
             before = self._state
             codes_IM = np.ascontiguousarray(before.codes_IM)
         gone = None if before.removed is None else door.removed_mask(before.removed, len(codes_IM))
-        query = None if queries_UD is None else self._queries(queries_UD)
-        made = arrangement.lay_out(codes_IM, self._codebooks_MdB, gone, query, door.num_threads(threads))
+        query = None if queries_UD is None else self._space.queries(queries_UD)
+        made = arrangement.lay_out(codes_IM, self._space.codebooks_MdB, gone, query, door.num_threads(threads))
         with self._writing:
             now = self._state
             late = now.codes(np.arange(len(codes_IM), now.num_items))
@@ -298,34 +341,16 @@ class PQIndex:
 
     def save(self, folder: str | Path) -> Path:
         """Write a new version into the folder and make it current; see `files.save`. `load_index` reads it."""
-        state = self._arranged()
-        sections: dict[str, files.Array] = {
-            "codes": state.codes_IM,
-            "codebooks": self.codebooks_MBd,
-            "removed": door.removed_mask(state.removed, state.num_items),
-            "arranged": np.array(len(state.runs[0])),  # items; those after them were added since
-        }
-        if self._rotation_DD is not None:
-            sections["rotation"] = self._rotation_DD
-        if state.arranged and state.arranged[0].levels:  # else blocks are a copy of the codes, made in no time
-            sections |= state.arranged[0].sections()
+        sections = self._arranged().sections() | {"codebooks": self.codebooks_MBd}
+        if self._space.rotation_DD is not None:
+            sections["rotation"] = self._space.rotation_DD
         return files.save(folder, "pq", sections | files.golden(self, self.dim))
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, NDArray[Any]], *, verify: bool) -> Self:
         """The index that `save` wrote, from the arrays of its folder; `verify` looks at every position."""
         index = cls(sections["codes"], sections["codebooks"], rotation_DD=sections.get("rotation"))
-        base = Arrangement.from_sections(sections)
-        if base is None:
-            return index
-        codes_IM, num_arranged = index._state.codes_IM, int(sections["arranged"])
-        if not 0 <= num_arranged <= len(codes_IM):
-            raise ValueError(f"arranged is {num_arranged}, but the codes hold {len(codes_IM)} items")
-        late = codes_IM[num_arranged:]
-        runs = (codes_IM[:num_arranged], late) if len(late) else (codes_IM,)
-        if verify:
-            base.check(num_arranged, index.num_splits)
-        arranged = (base, arrangement.in_order(late)) if len(late) else (base,)
+        runs, arranged = restored(sections, index._state.codes_IM, index.num_splits, verify=verify)
         index._state = index._stated(runs, arranged, None)
         return index
 
@@ -333,7 +358,7 @@ class PQIndex:
         self, runs: tuple[Codes, ...], arranged: tuple[Arrangement, ...] | None, removed: door.Bits | None
     ) -> State:
         parts = [(run, None, None, []) for run in runs] if arranged is None else list(map(part, runs, arranged))
-        catalogue = self._core.PQCatalogue(self._codebooks_MdB, parts, arrangement.WHOLE_LEVEL)
+        catalogue = load_core().PQCatalogue(self._space.codebooks_MdB, parts, arrangement.WHOLE_LEVEL)
         return State(runs, arranged, removed, catalogue)
 
     def _arranged(self) -> State:
@@ -342,17 +367,11 @@ class PQIndex:
             self.compact()
         return self._state
 
-    def _queries(self, query_UD: ArrayLike) -> Floats:
-        rotation_DD = self._rotation_DD
-        if rotation_DD is None:
-            return door.queries(query_UD, self.dim, self._largest)
-        query = door.queries(query_UD, self.dim, float(np.abs(rotation_DD).max()))
-        return door.queries(self._turned(query, rotation_DD), self.dim, self._largest)
-
-    def _turned(self, vectors_ND: Floats, matrix_DD: Floats) -> Floats:
-        """Every vector times the matrix, by our own kernel: BLAS would let the bits depend on the batch."""
-        turned: Floats = self._core.dense_scores(vectors_ND, np.ascontiguousarray(matrix_DD))
-        return turned
+    def _filter(self, allow: ArrayLike | CompiledFilter | None, num_rows: int, state: State) -> tuple[Any, Any]:
+        """Bits by position, and by slot where the filter was compiled."""
+        if isinstance(allow, CompiledFilter):
+            return allow.for_catalogue(state.catalogue, state.num_items)[1:]
+        return door.allowed(allow, num_rows, state.num_items), None
 
     def _checked_codes(self, codes_IM: ArrayLike) -> Codes:
         codes = np.ascontiguousarray(codes_IM)
@@ -366,9 +385,3 @@ class PQIndex:
         if largest >= self.num_sub_items:
             raise ValueError(f"codes hold {largest}, but the codebooks have sub-items 0 to {self.num_sub_items - 1}")
         return codes
-
-    def _checked_rotation(self, rotation_DD: ArrayLike) -> Floats:
-        rotation, _ = door.finite(rotation_DD, "rotation", 2)
-        if rotation.shape != (self.dim, self.dim):
-            raise ValueError(f"rotation has shape {rotation.shape}, but this index needs ({self.dim}, {self.dim})")
-        return rotation

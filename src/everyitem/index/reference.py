@@ -152,22 +152,28 @@ def recjpq_prune(
     Returns:
         TopK; `scored` counts every scoring of an eligible item, again where several splits lead to it.
     """
-    postings = [_posting_lists(codes_IM[:, m], table_UMB.shape[2]) for m in range(codes_IM.shape[1])]
     eligible_UI = eligible((len(table_UMB), len(codes_IM)), allow, exclude)
-    rows: list[Ranked] = []
-    scored = np.zeros(len(table_UMB), np.int64)
-    for row, table_MB in enumerate(table_UMB):
+    found = list(_pruned(table_UMB, codes_IM, k, eligible_UI, batch_size))
+    return _stacked([row for row, _, _ in found], k, np.array([scored for _, scored, _ in found], np.int64))
+
+
+def _pruned(
+    table_UMB: Floats, codes_IM: NDArray[np.uint8], k: int, eligible_UI: Mask, batch_size: int
+) -> Iterator[tuple[Ranked, int, int]]:
+    """Per row: what was found, how many scorings and how many batches of sub-items it took."""
+    postings = [_posting_lists(codes_IM[:, m], table_UMB.shape[2]) for m in range(codes_IM.shape[1])]
+    for table_MB, eligible_I in zip(table_UMB, eligible_UI, strict=True):
         items: NDArray[Any] = np.empty(0, np.int32)
         scores: Floats = np.empty(0, np.float32)
+        scored = steps = 0
         for candidates, bound in _promising(table_MB, postings, batch_size):
             if len(items) == k and bound < scores[-1]:
                 break
-            candidates = candidates[eligible_UI[row, candidates]]
-            scored[row] += len(candidates)
+            candidates = candidates[eligible_I[candidates]]
+            scored, steps = scored + len(candidates), steps + 1
             items = np.union1d(items, candidates)  # ascending, without duplicates
             items, scores = _best(items, pq_scores(table_MB[None], codes_IM[items])[0], k)
-        rows.append((items, scores))
-    return _stacked(rows, k, scored)
+        yield (items, scores), scored, steps
 
 
 def _promising(table_MB: Floats, postings: list[Postings], batch_size: int) -> Iterator[tuple[Ids, float]]:
@@ -204,9 +210,10 @@ class PQCatalogue:
 
     def top_k(
         self,
-        query_UD: Floats,
+        asked: Floats,
         k: int,
         allow: Bits | None,
+        slots: None,
         exclude: Ids | None,
         removed: Bits | None,
         seconds: float,
@@ -215,16 +222,35 @@ class PQCatalogue:
         gap_factor: float,
         batch_size: int,
     ) -> Found:
-        """Packed bits; the other arguments are checked at the door and change nothing here."""
+        """Queries (U, D) or score tables (U, M, B); packed bits. The other arguments change nothing here."""
 
-        def scores(query: Floats) -> Floats:
-            return pq_scores(score_table(query, self._codebooks_MdB), self._codes_IM)
+        def scores(one: Floats) -> Floats:
+            return pq_scores(self._table(one), self._codes_IM)
 
-        found = _searched(query_UD, scores, len(self._codes_IM), k, (allow, exclude, removed), seconds)
-        ceilings = np.add.accumulate(score_table(query_UD, self._codebooks_MdB).max(axis=2), axis=1)[:, -1]
+        found = _searched(asked, scores, len(self._codes_IM), k, (allow, exclude, removed), seconds)
         stopped = found[3] < len(self._codes_IM)
-        found[2][stopped] = ceilings[stopped]
+        found[2][stopped] = np.add.accumulate(self._table(asked).max(axis=2), axis=1)[stopped, -1]
         return found
+
+    def compile(self, allow: Bits) -> None:
+        """Nothing: the twin asks the bits themselves."""
+
+    def predict(
+        self, asked: Floats, k: int, allow: Bits | None, slots: None, removed: Bits | None, threads: int
+    ) -> NDArray[np.int64]:
+        """(U,) items that a search looks at: all."""
+        return np.full(len(asked), len(self._codes_IM))
+
+    def steps(self, asked: Floats, k: int, batch_size: int, threads: int) -> NDArray[np.int64]:
+        """(U,) batches of sub-items that RecJPQPrune processes."""
+        table_UMB = self._table(asked)
+        everything = np.ones((len(table_UMB), len(self._codes_IM)), bool)
+        return np.array(
+            [steps for *_, steps in _pruned(table_UMB, self._codes_IM, k, everything, batch_size)], np.int64
+        )
+
+    def _table(self, asked: Floats) -> Floats:
+        return asked if asked.ndim == 3 else score_table(asked, self._codebooks_MdB)
 
 
 def to_blocks(codes_IM: NDArray[np.uint8], positions_I: Ids | None) -> NDArray[np.uint8]:

@@ -1,12 +1,13 @@
 """What one search over item codes sees: a state is never changed, only followed by another."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everyitem.index.arrangement import Arrangement, Codes
-from everyitem.index.door import Bits
+from everyitem.index.arrangement import Arrangement, Codes, in_order
+from everyitem.index.door import Bits, removed_mask
 
 
 class State(NamedTuple):
@@ -37,6 +38,35 @@ class State(NamedTuple):
         late = positions >= len(base)
         found[~late], found[late] = base[positions[~late]], tail[positions[late] - len(base)]
         return found
+
+    def sections(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays by name, for a file."""
+        named: dict[str, NDArray[Any]] = {
+            "codes": self.codes_IM,
+            "removed": removed_mask(self.removed, self.num_items),
+            "arranged": np.array(len(self.runs[0])),  # items; those after them were added since
+        }
+        if self.arranged and self.arranged[0].levels:  # else blocks are a copy of the codes, made in no time
+            named |= self.arranged[0].sections()
+        return named
+
+
+def restored(
+    sections: Mapping[str, NDArray[Any]], codes_IM: Codes, num_splits: int, *, verify: bool
+) -> tuple[tuple[Codes, ...], tuple[Arrangement, ...] | None]:
+    """The runs and their arrangements, if there are any, that `State.sections` gave."""
+    base = Arrangement.from_sections(sections)
+    if base is None:
+        return (codes_IM,), None
+    num_arranged = int(sections["arranged"])
+    if not 0 <= num_arranged <= len(codes_IM):
+        raise ValueError(f"arranged is {num_arranged}, but the codes hold {len(codes_IM)} items")
+    if verify:
+        base.check(num_arranged, num_splits)
+    late = codes_IM[num_arranged:]
+    if not len(late):
+        return (codes_IM,), (base,)
+    return (codes_IM[:num_arranged], late), (base, in_order(late))
 
 
 def part(codes_IM: Codes, arranged: Arrangement) -> tuple[Any, ...]:
