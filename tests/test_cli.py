@@ -201,7 +201,7 @@ def test_the_help_of_train_shows_every_setting_and_its_default(works, monkeypatc
 
 
 def test_every_command_has_help(works):
-    for command in ("demo", "doctor", "prepare", "train", "evaluate", "recommend", "index", "export", "check"):
+    for command in ("demo", "doctor", "prepare", "train", "evaluate", "recommend", "index", "export", "check", "bench"):
         assert "Usage: " in works(command, "--help")
     for command in ("add", "remove"):
         assert "Usage: " in works("items", command, "-h")

@@ -25,6 +25,7 @@ ROOMS_KNOWN_TO = {
     "model_folder": {"types", "memory", "data", "index"},
     "recommender": {"types", "memory", "data", "model", "index", "model_folder"},
     "evaluate": {"types", "data", "index", "recommender"},
+    "bench": {"types", "index"},
     "serve": {"types", "data", "index", "recommender"},
 }
 FILES_THAT_KNOW = {

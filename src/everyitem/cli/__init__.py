@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from everyitem.cli import learn, look, use
+from everyitem.cli import learn, look, measure, use
 
 app = typer.Typer(
     name="everyitem",
@@ -37,6 +37,7 @@ items_app.command("add")(use.items_add)
 items_app.command("remove")(use.items_remove)
 app.command()(use.export)
 app.command()(look.check)
+app.command()(measure.bench)
 
 
 def main() -> NoReturn:

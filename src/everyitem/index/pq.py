@@ -116,6 +116,12 @@ class PQIndex:
         return self._space.rotation_DD
 
     @property
+    def layout_bytes(self) -> int:
+        """What the layout for the fast searches holds beside the codes; 0 before it was made."""
+        parts = self._state.arranged or ()
+        return sum(array.nbytes for made in parts for array in made.sections().values())
+
+    @property
     def removed_I(self) -> NDArray[np.bool_]:
         """True where an item was removed: bool (I,)."""
         state = self._state

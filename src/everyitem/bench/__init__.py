@@ -1,0 +1,1 @@
+"""How long does an answer take? Checks answers before it times them."""
