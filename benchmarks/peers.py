@@ -143,6 +143,7 @@ def offered(
 
 def faiss_pq(index: PQIndex, vectors: Vectors) -> Iterator[Method]:
     """faiss's IndexPQ with our codes and codebooks."""
+    need_room(2 * index.num_items * index.num_splits, "faiss's copies of the codes")
     yield from methods.faiss_pq(index)
 
 

@@ -10,16 +10,18 @@ with every batch and number of threads; --cold adds one query at a time on one t
 
 import argparse
 import itertools
+import sys
 import time
 from pathlib import Path
 
 from approximate import APPROXIMATE
 from catalogues import CACHE, LEARNT, catalogue
+from ours import ours
 from peers import DENSE, EXACT, Peer, Vectors, offered
 from recording import record
 from rich.console import Console
 
-from everyitem.bench import methods, show
+from everyitem.bench import show
 from everyitem.bench.catalogues import KINDS, SAMPLES
 from everyitem.bench.check import check, num_checked
 from everyitem.bench.difficulty import difficulty
@@ -33,17 +35,16 @@ def main() -> None:
     args = arguments()
     made = catalogue(args.model or args.kind, args.items, args.num_splits, args.dim, args.queries + SAMPLES, args.cache)
     index = PQIndex(made.codes_IM, made.codebooks_MBd, rotation_DD=made.rotation_DD)
-    build_seconds = methods.built(index, made.queries_UD[:SAMPLES])
     queries_UD = made.queries_UD[SAMPLES : SAMPLES + args.queries]
     hard = difficulty(index, queries_UD)
     title = f"{made.name}, {index.num_items:,} items, M = {index.num_splits}, D = {index.dim}\n{hard}"
 
     vectors = Vectors(index)
-    ways = methods.algorithms(index, build_seconds)
+    ways = ours(index, made.queries_UD[:SAMPLES])
     ways += offered([peer for group in args.peers for peer in PEERS[group]], index, vectors)
     for k in args.k:
         check(index, ways, queries_UD[: num_checked(index)], k, max(args.threads))
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     settings = [Setting(*values) for values in itertools.product(args.k, args.batch, args.threads)]
     settings += [Setting(k, cold=True) for k in args.k if args.cold]
     for setting in settings:

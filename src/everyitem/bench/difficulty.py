@@ -38,7 +38,7 @@ def difficulty(index: PQIndex, queries_UD: Floats, k: int = 10) -> Difficulty:
         scores_UI += table_UMB[:, m, some_IM[:, m]]
     mean_U, sd_U = scores_UI.mean(axis=1), np.maximum(scores_UI.std(axis=1), 1e-30)
     best_U = table_UMB.max(axis=2).sum(axis=1)
-    theta_U = index.top_k(queries_UD, min(k, index.num_items)).scores[:, -1]
+    theta_U = index.top_k(queries_UD, min(k, index.num_items), algorithm="pqtopk").scores[:, -1]
     return Difficulty(
         float(np.median((best_U - mean_U) / sd_U)),
         float(np.median((theta_U - mean_U) / sd_U)),
