@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from approximate import APPROXIMATE
 from catalogues import CACHE, LEARNT, catalogue
 from ours import ours
@@ -35,7 +36,7 @@ def main() -> None:
     args = arguments()
     made = catalogue(args.model or args.kind, args.items, args.num_splits, args.dim, args.queries + SAMPLES, args.cache)
     index = PQIndex(made.codes_IM, made.codebooks_MBd, rotation_DD=made.rotation_DD)
-    queries_UD = made.queries_UD[SAMPLES : SAMPLES + args.queries]
+    queries_UD = np.array(made.queries_UD[SAMPLES : SAMPLES + args.queries])
     hard = difficulty(index, queries_UD)
     title = f"{made.name}, {index.num_items:,} items, M = {index.num_splits}, D = {index.dim}\n{hard}"
 
