@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tabulate_codes import codes_section
+from tabulate_recjpqprune import recjpqprune_section
+from tabulate_scale import scale_section
 from tabulate_speed import speed_section
 
 from everyitem.evaluate.report import Row, rows_of, write_bar_chart
@@ -45,7 +47,9 @@ def main() -> None:
         if models:
             sections.append(_section(folder.name, models))
     sections.append(codes_section(RESULTS / "codes"))
-    sections.append(speed_section(ROOT / "benchmarks" / "record"))
+    records = ROOT / "benchmarks" / "record"
+    sections += [speed_section(records, RESULTS), scale_section(records, RESULTS)]
+    sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
     (ROOT / "docs" / "results.md").write_text("\n".join(sections))
 
 

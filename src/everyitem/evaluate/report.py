@@ -110,10 +110,11 @@ def write_bar_chart(rows: Iterable[Row], path: Path, *, title: str, highlight: s
         spacing=44,
         title=alt.Title(title, subtitle="lines: 95 % intervals over users"),
     )
-    _styled(chart.resolve_scale(x="independent")).save(str(path), scale_factor=2)
+    styled(chart.resolve_scale(x="independent")).save(str(path), scale_factor=2)
 
 
-def _styled(chart: Any) -> Any:
+def styled(chart: Any) -> Any:
+    """An altair chart in the project's looks."""
     return (
         chart.configure(font="DejaVu Sans", background="white", padding=16)
         .configure_view(stroke=None)

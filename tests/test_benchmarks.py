@@ -1,0 +1,115 @@
+"""The parts of benchmarks/ and runs/ that could lie without anyone noticing."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from everyitem.bench.check import check
+from everyitem.bench.methods import Unsuited
+from everyitem.index import PQIndex
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """A module of benchmarks/ or runs/ by name; they are scripts, and see only their own folder."""
+    for folder in ("benchmarks", "runs"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+    return importlib.import_module
+
+
+@pytest.fixture
+def index():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (700, 8), dtype=np.uint8)
+    return PQIndex(codes, rng.standard_normal((8, 256, 4), dtype=np.float32))
+
+
+def test_generated_interactions_repeat_and_stay_near(module):
+    made = module("interactions")
+    events, again = (made.interactions(np.random.default_rng(3), 30_000, 400) for _ in range(2))
+    assert events.tolist() == again.tolist()
+    assert events.shape == (400, 40)
+    assert 0 <= events.min() <= events.max() < 30_000
+    # who stays in a few clusters meets fewer items than one who draws at random, and some twice
+    distinct = np.mean([len(np.unique(row)) for row in events])
+    assert 15 < distinct < 39.9
+
+
+def test_factors_are_those_of_the_matrix(module):
+    made = module("interactions")
+    rng = np.random.default_rng(0)
+    events = made.interactions(rng, 3000, 500)
+    counts = np.zeros((500, 3000))
+    np.add.at(counts, (np.arange(500)[:, None], events), 1)
+    factors, sigma = made.item_factors(rng, events, 3000, 40, 8)
+    true = np.linalg.svd(counts)[1]
+    assert sigma[:8] == pytest.approx(true[:8], rel=0.02)
+    assert np.linalg.norm(counts @ factors[:, :8], axis=0) == pytest.approx(true[:8], rel=0.02)
+
+
+def test_codes_have_bins_of_equal_size_and_follow_the_factors(module):
+    made = module("interactions")
+    factors = np.random.default_rng(0).standard_normal((2560, 3))
+    codes = made.rank_codes(np.random.default_rng(1), factors, centred=True)
+    assert {int(n) for m in range(3) for n in np.bincount(codes[:, m], minlength=256)} == {10}
+    assert np.corrcoef(np.argsort(np.argsort(factors[:, 0])), codes[:, 0])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("num_items", [10, 500, 3000])
+def test_a_catalogue_is_brought_to_a_size(module, num_items):
+    codes = np.random.default_rng(0).integers(0, 256, (500, 4), dtype=np.uint8)
+    sized = module("interactions").resized(np.random.default_rng(1), codes, num_items)
+    assert (sized.shape, sized.dtype) == ((num_items, 4), np.uint8)
+    nearest = np.abs(sized[:50, None].astype(int) - codes[None].astype(int)).max(axis=2).min(axis=1)
+    assert nearest.max() <= (6 if num_items > 500 else 0)
+    assert num_items <= 500 or nearest.max() > 0
+
+
+def test_every_peer_at_hand_keeps_its_promise(module, index):
+    peers, approximate = module("peers"), module("approximate")
+    queries = np.random.default_rng(1).standard_normal((5, 32), dtype=np.float32)
+    said = []
+    wanted = [*peers.EXACT, *peers.DENSE, *approximate.APPROXIMATE]
+    ways = list(peers.offered(wanted, index, peers.Vectors(index), said.append))
+    assert len(said) == len(wanted)  # ready, or why not
+    assert {"PQTopK, NumPy", "dense, C++"} <= {way.name for way in ways}
+    check(index, ways, queries, 10)
+
+
+def test_a_peer_that_needs_more_memory_than_there_is_says_so(module):
+    with pytest.raises(Unsuited, match="it all would take"):
+        module("peers").need_room(1e15, "it all")
+
+
+def test_records_are_appended_and_other_columns_refused(module, monkeypatch, tmp_path):
+    recording = module("recording")
+    monkeypatch.setattr(recording, "RECORD", tmp_path)
+    path = recording.record([(1, None, 0.12345678)], "x", ("a", "b", "c"))
+    assert recording.record([("z", 2, 3)], "x", ("a", "b", "c")) == path
+    assert path.read_text() == "a\tb\tc\n1\t\t0.123457\nz\t2\t3\n"
+    with pytest.raises(ValueError, match="move it away"):
+        recording.record([(1, 2)], "x", ("a", "b"))
+
+
+def test_what_was_measured_again_replaces_what_was_measured_before(module, monkeypatch, tmp_path):
+    recording, speed = module("recording"), module("speed_records")
+    monkeypatch.setattr(recording, "RECORD", tmp_path)
+
+    def row(algorithm, us, cache="steady"):
+        head = ("easy", 1000, 8, 512, None, None, None, 10, 1, 1, cache, algorithm)
+        return (*head, 300, us, us, None, None, 1.0, None, 8.0, 0.0, None)
+
+    recording.record([row("pqtopk", 9.0), row("recjpq", 7.0), row("pqtopk", 8.0, "cold")])
+    recording.record([row("pqtopk", 5.0)])
+    rows = speed.newest(tmp_path, "scoring")
+    found = {(r["algorithm"], r["cache"]): r["median_us"] for r in rows}
+    assert found == {("pqtopk", "steady"): 5, ("recjpq", "steady"): 7, ("pqtopk", "cold"): 8}
+    assert speed.usual(rows[-1])
+    assert not speed.usual(rows[-1], k=100)
+    section = module("tabulate_speed").speed_section(tmp_path, tmp_path)
+    assert "| pqtopk | 5.0 | 5.0 |  |  | 8.0 | 100.00% |" in section
+    assert module("tabulate_scale").scale_section(tmp_path, tmp_path) == ""
