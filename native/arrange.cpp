@@ -21,12 +21,13 @@ constexpr int64_t kWorthAThread = int64_t{1} << 14;
 // Rows of one shard: an item's position, then its codes. Partitioning moves whole rows, so every pass is sequential.
 class Shard {
   public:
-    Shard(const uint8_t* codes_IM, int64_t first, int64_t count, const Samples& samples)
+    Shard(const uint8_t* codes_IM, int64_t first, int64_t count, const uint8_t* recode, const Samples& samples)
         : samples_(samples), size_(4 + samples.num_splits), rows_(count * size_), other_(count * size_) {
         for (int64_t i = 0; i < count; ++i) {
             const auto position = static_cast<int32_t>(first + i);
             std::memcpy(rows_.data() + i * size_, &position, 4);
-            std::memcpy(rows_.data() + i * size_ + 4, codes_IM + (first + i) * samples.num_splits, samples.num_splits);
+            const uint8_t* codes = codes_IM + (first + i) * samples.num_splits;
+            for (int m = 0; m < samples.num_splits; ++m) rows_[i * size_ + 4 + m] = recode[m * 256 + codes[m]];
         }
     }
 
@@ -276,21 +277,22 @@ class Library {
 
 }  // namespace
 
-void order_items(const uint8_t* codes_IM, int64_t num_items, const Samples& samples, int threads, int32_t* positions) {
+void order_items(const uint8_t* codes_IM, int64_t num_items, const uint8_t* recode, const Samples& samples, int threads,
+                 int32_t* positions) {
     for (int64_t first = 0; first < num_items; first += kShard) {
         const int64_t count = std::min(kShard, num_items - first);
-        Shard(codes_IM, first, count, samples).order(threads, positions + first);
+        Shard(codes_IM, first, count, recode, samples).order(threads, positions + first);
     }
 }
 
-void fill_blocks(const uint8_t* codes_IM, const int32_t* positions, int64_t num_items, int num_splits,
-                 uint8_t* blocks) {
+void fill_blocks(const uint8_t* codes_IM, const int32_t* positions, const uint8_t* recode, int64_t num_items,
+                 int num_splits, uint8_t* blocks) {
     const int64_t slots = (num_items + kBlock - 1) / kBlock * kBlock;
     for (int64_t slot = 0; slot < slots; ++slot) {
         const int64_t real = std::min(slot, num_items - 1);
         const uint8_t* codes = codes_IM + (positions ? positions[real] : real) * num_splits;
         uint8_t* block = blocks + slot / kBlock * kBlock * num_splits + slot % kBlock;
-        for (int m = 0; m < num_splits; ++m) block[m * kBlock] = codes[m];
+        for (int m = 0; m < num_splits; ++m) block[m * kBlock] = recode[m * 256 + codes[m]];
     }
 }
 

@@ -16,10 +16,13 @@ struct Samples {
 };
 
 // Recursive bisection: halves that lower the bound of the samples most. positions gets every slot's item.
-void order_items(const uint8_t* codes_IM, int64_t num_items, const Samples& samples, int threads, int32_t* positions);
+// Tables are asked for what `recode`, (num_splits, 256), calls a sub-item.
+void order_items(const uint8_t* codes_IM, int64_t num_items, const uint8_t* recode, const Samples& samples, int threads,
+                 int32_t* positions);
 
 // Item rows to blocks of 64, split by split; the last block repeats its last item. positions may be null.
-void fill_blocks(const uint8_t* codes_IM, const int32_t* positions, int64_t num_items, int num_splits, uint8_t* blocks);
+void fill_blocks(const uint8_t* codes_IM, const int32_t* positions, const uint8_t* recode, int64_t num_items,
+                 int num_splits, uint8_t* blocks);
 
 // First and last code of every split below a block or node: (count, num_splits) each.
 struct Ranges {

@@ -44,7 +44,12 @@ Out<float> dense_scores(In<float, 2> query, In<float, 2> vectors) {
     return scores.to_python();
 }
 
-Out<uint8_t> to_blocks(In<uint8_t, 2> codes, std::optional<In<int32_t, 1>> positions) {
+void check_recode(const In<uint8_t, 2>& recode, size_t splits) {
+    require(recode.shape(0) == splits && recode.shape(1) == 256, "recode must be (M, 256)");
+}
+
+Out<uint8_t> to_blocks(In<uint8_t, 2> codes, std::optional<In<int32_t, 1>> positions, In<uint8_t, 2> recode) {
+    check_recode(recode, codes.shape(1));
     const auto count = static_cast<int64_t>(codes.shape(0));
     require(!positions || positions->shape(0) == codes.shape(0), "positions must be (I,)");
     for (size_t i = 0; positions && i < positions->shape(0); ++i)
@@ -52,8 +57,8 @@ Out<uint8_t> to_blocks(In<uint8_t, 2> codes, std::optional<In<int32_t, 1>> posit
     Filled<uint8_t> blocks({static_cast<size_t>(blocks_for(count)), codes.shape(1), 64});
     {
         nb::gil_scoped_release release;
-        fill_blocks(codes.data(), positions ? positions->data() : nullptr, count, static_cast<int>(codes.shape(1)),
-                    blocks.values);
+        fill_blocks(codes.data(), positions ? positions->data() : nullptr, recode.data(), count,
+                    static_cast<int>(codes.shape(1)), blocks.values);
     }
     return blocks.to_python();
 }
@@ -64,12 +69,14 @@ Samples checked_samples(const In<float, 3>& tables, size_t splits) {
     return {tables.data(), static_cast<int>(splits), static_cast<int>(tables.shape(2))};
 }
 
-Out<int32_t> order(In<uint8_t, 2> codes, In<float, 3> tables, int threads) {
+Out<int32_t> order(In<uint8_t, 2> codes, In<float, 3> tables, In<uint8_t, 2> recode, int threads) {
+    check_recode(recode, codes.shape(1));
     const Samples samples = checked_samples(tables, codes.shape(1));
     Filled<int32_t> positions({codes.shape(0)});
     {
         nb::gil_scoped_release release;
-        order_items(codes.data(), static_cast<int64_t>(codes.shape(0)), samples, threads, positions.values);
+        order_items(codes.data(), static_cast<int64_t>(codes.shape(0)), recode.data(), samples, threads,
+                    positions.values);
     }
     return positions.to_python();
 }
@@ -120,7 +127,8 @@ NB_MODULE(_native, m) {
     m.def("dense_scores", &dense_scores, "query_UD"_a.noconvert(), "vectors_ID"_a.noconvert());
     nb::class_<SlotFilter>(m, "SlotFilter", "What a filter allows, in the order of a catalogue's slots.");
     nb::class_<PQCatalogue>(m, "PQCatalogue", "Item codes, ready to be searched.")
-        .def(nb::init<In<float, 3>, std::vector<PartArrays>, int64_t>(), "codebooks_MdB"_a, "parts"_a, "whole_level"_a)
+        .def(nb::init<In<float, 3>, std::vector<PythonPart>, int64_t, std::optional<In<uint8_t, 2>>>(),
+             "codebooks_MdB"_a, "parts"_a, "whole_level"_a, "recode_MB"_a.noconvert().none())
         .def("top_k", &PQCatalogue::top_k, "asked"_a, "k"_a, "allow"_a.noconvert().none(), "slots"_a.none(),
              "exclude"_a.noconvert().none(), "removed"_a.noconvert().none(), "seconds"_a, "threads"_a, "algorithm"_a,
              "gap_factor"_a, "batch_size"_a)
@@ -129,8 +137,8 @@ NB_MODULE(_native, m) {
         .def("steps", &PQCatalogue::steps, "asked"_a, "k"_a, "batch_size"_a, "threads"_a)
         .def("compile", &PQCatalogue::compile, "allow"_a.noconvert());
     m.def("to_blocks", &to_blocks, "codes_IM"_a.noconvert(), "positions_I"_a.noconvert().none(),
-          "Rows of codes in blocks of 64, split by split.");
-    m.def("order", &order, "codes_IM"_a.noconvert(), "tables_MBS"_a.noconvert(), "threads"_a,
+          "recode_MB"_a.noconvert(), "Rows of codes in blocks of 64, split by split.");
+    m.def("order", &order, "codes_IM"_a.noconvert(), "tables_MBS"_a.noconvert(), "recode_MB"_a.noconvert(), "threads"_a,
           "Positions slot by slot, similar items together.");
     m.def("levels", &levels, "blocks"_a.noconvert(), "num_items"_a, "tables_MBS"_a.noconvert(), "top_nodes"_a,
           "threads"_a, "Covers of blocks, of nodes of 64 blocks, and so on: codes, low, high.");

@@ -11,6 +11,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "door.h"
+
 #if __has_include(<sys/mman.h>)
 #include <sys/mman.h>
 #endif
@@ -57,8 +59,11 @@ class Filled {
     std::vector<size_t> shape_;
 };
 
-inline void require(bool holds, const char* message) {
-    if (!holds) throw std::invalid_argument(message);
+template <class T, class... Traits>
+Array<T> as_array(const nb::ndarray<const T, Traits...>& array) {
+    Array<T> made{array.data(), {}};
+    for (size_t d = 0; d < array.ndim(); ++d) made.shape.push_back(static_cast<int64_t>(array.shape(d)));
+    return made;
 }
 
 }  // namespace everyitem

@@ -73,43 +73,37 @@ Found search(void (*algorithm)(const Index&, const Request&, Answer), const Inde
 }
 
 inline Codebooks codebooks_of(const In<float, 3>& codebooks, const In<float, 2>& query) {
-    require(codebooks.shape(0) <= 64, "at most 64 splits");
-    require(codebooks.shape(0) >= 1 && codebooks.shape(1) >= 1 && codebooks.shape(2) >= 1 && codebooks.shape(2) <= 256,
-            "codebooks must be (M, d, B) with 1 <= B <= 256");
+    const Codebooks books = checked_codebooks(as_array(codebooks));
     require(codebooks.shape(0) * codebooks.shape(1) == query.shape(1), "query must be (U, M * d)");
-    return {codebooks.data(), static_cast<int>(codebooks.shape(0)), static_cast<int>(codebooks.shape(1)),
-            static_cast<int>(codebooks.shape(2))};
+    return books;
 }
 
-using LevelArrays = std::tuple<In<uint8_t, 3>, In<uint8_t, 2>, In<uint8_t, 2>>;  // codes, low, high
-// Codes as rows, in blocks (or none yet), positions of the slots (or none: in order), levels.
-using PartArrays =
-    std::tuple<In<uint8_t, 2>, std::optional<In<uint8_t, 3>>, std::optional<In<int32_t, 1>>, std::vector<LevelArrays>>;
+using PythonLevel = std::tuple<In<uint8_t, 3>, In<uint8_t, 2>, In<uint8_t, 2>>;  // codes, low, high
+using PythonPart =
+    std::tuple<In<uint8_t, 2>, std::optional<In<uint8_t, 3>>, std::optional<In<int32_t, 1>>, std::vector<PythonLevel>>;
 
-inline int64_t blocks_for(int64_t count) { return (count + 63) / 64; }
+inline PartArrays as_part(const PythonPart& part) {
+    const auto& [codes, blocks, positions, levels] = part;
+    PartArrays made{as_array(codes), {}, {}, {}};
+    if (blocks) made.blocks = as_array(*blocks);
+    if (positions) made.positions = as_array(*positions);
+    for (const auto& [level, low, high] : levels)
+        made.levels.push_back({as_array(level), as_array(low), as_array(high)});
+    return made;
+}
 
 // A catalogue of codes; keeps the arrays that it was made of alive.
 class PQCatalogue {
   public:
-    PQCatalogue(In<float, 3> codebooks, std::vector<PartArrays> parts, int64_t whole_level)
-        : codebooks_(std::move(codebooks)), parts_(std::move(parts)) {
-        const auto splits = codebooks_.shape(0);
+    PQCatalogue(In<float, 3> codebooks, std::vector<PythonPart> parts, int64_t whole_level,
+                std::optional<In<uint8_t, 2>> recode)
+        : codebooks_(std::move(codebooks)), parts_(std::move(parts)), recode_(std::move(recode)) {
+        require(!recode_ || (recode_->shape(0) == codebooks_.shape(0) && recode_->shape(1) == 256),
+                "recode must be (M, 256)");
         require(!parts_.empty(), "a catalogue has one part or more, which may be empty");
-        index_ = {{codebooks_.data(), static_cast<int>(splits), static_cast<int>(codebooks_.shape(1)),
-                   static_cast<int>(codebooks_.shape(2))},
-                  {},
-                  {},
-                  {},
-                  0,
-                  whole_level};
-        for (const auto& [codes, blocks, positions, levels] : parts_) {
-            const auto count = static_cast<int64_t>(codes.shape(0));
-            require(codes.shape(1) == splits, "codes and codebooks differ in splits");
-            index_.runs.push_back({codes.data(), index_.num_items, count});
-            const auto slots = positions ? static_cast<int64_t>(positions->shape(0)) : count;
-            if (blocks) index_.parts.push_back(checked_blocks(*blocks, positions, levels, slots));
-            index_.num_items += count;
-        }
+        index_ = {checked_codebooks(as_array(codebooks_)), {}, {}, {}, 0, whole_level,
+                  recode_ ? recode_->data() : nullptr};
+        for (const PythonPart& part : parts_) add_part(index_, as_part(part));
     }
 
     // Queries (U, M * d), or their score tables (U, M, B).
@@ -225,30 +219,9 @@ class PQCatalogue {
         throw std::invalid_argument("no algorithm " + name);
     }
 
-    Blocks checked_blocks(const In<uint8_t, 3>& blocks, const std::optional<In<int32_t, 1>>& positions,
-                          const std::vector<LevelArrays>& levels, int64_t slots) const {
-        const size_t splits = codebooks_.shape(0);
-        const auto fits = [&](const In<uint8_t, 3>& array, int64_t items) {
-            return static_cast<int64_t>(array.shape(0)) == blocks_for(items) && array.shape(1) == splits &&
-                   array.shape(2) == 64;
-        };
-        require(fits(blocks, slots), "blocks must be (ceil(slots / 64), M, 64)");
-        Blocks checked{blocks.data(), positions ? positions->data() : nullptr, index_.num_items, slots, {}};
-        int64_t nodes = blocks_for(slots);
-        for (const auto& [codes, low, high] : levels) {
-            require(fits(codes, nodes), "a level's codes must be (ceil(nodes / 64), M, 64)");
-            require(low.shape(0) == splits && low.shape(1) == 256 && high.shape(0) == splits && high.shape(1) == 256,
-                    "a level's covers must be (M, 256)");
-            Level level{codes.data(), {}, nodes};
-            for (size_t m = 0; m < splits; ++m) level.covers.push_back(covers_of(&low(m, 0), &high(m, 0)));
-            checked.levels.push_back(std::move(level));
-            nodes = blocks_for(nodes);
-        }
-        return checked;
-    }
-
     In<float, 3> codebooks_;
-    std::vector<PartArrays> parts_;
+    std::vector<PythonPart> parts_;
+    std::optional<In<uint8_t, 2>> recode_;
     PQ index_;
     std::once_flag posted_;
 };

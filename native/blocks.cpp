@@ -23,6 +23,14 @@ constexpr int64_t kWorthReading = 8;  // where one block in so many holds an all
 constexpr int64_t kSeedBlocks = 16;
 constexpr int64_t kWorthAThread = 1 << 13;  // blocks: a thread starts in the time that these take
 
+const float* recode(const PQ& index, const float* table, std::vector<float>& recoded) {
+    if (!index.recode) return table;
+    recoded.resize(static_cast<size_t>(index.codebooks.num_splits) * kStride);
+    for (int at = 0; at < index.codebooks.num_splits * kStride; ++at)
+        recoded[at / kStride * kStride + index.recode[at]] = table[at];
+    return recoded.data();
+}
+
 }  // namespace
 
 BlockSearch::BlockSearch(const PQ& index, const Request& request, int64_t row, Work& work)
@@ -30,8 +38,9 @@ BlockSearch::BlockSearch(const PQ& index, const Request& request, int64_t row, W
       request_(request),
       work_(work),
       table_(fill_table(index, request, row, work.table)),
+      recoded_(recode(index, table_, work.recoded)),
       filter_(request.filter(row)),
-      gaps_(table_, index.codebooks.num_splits, index.codebooks.num_sub_items),
+      gaps_(table_, recoded_, index.codebooks.num_splits, index.codebooks.num_sub_items),
       best_(request.k, filter_) {}
 
 // A helper of the same row, which shares what it reaches.
@@ -40,6 +49,7 @@ BlockSearch::BlockSearch(const BlockSearch& whole, Work& work, std::atomic<float
       request_(whole.request_),
       work_(work),
       table_(whole.table_),
+      recoded_(whole.recoded_),
       filter_(whole.filter_),
       gaps_(whole.gaps_),
       best_(request_.k, filter_),
@@ -79,7 +89,10 @@ int64_t BlockSearch::predict() {
 void BlockSearch::seed(bool by_bounds) {
     gaps_.quantise_gap(gaps_.mean_gap());
     if (by_bounds) seed_by_bounds(index_.parts.front());
-    if (best_.settle() == kNothing) seed_by_sampling();
+    if (best_.settle() == kNothing) {
+        best_.clear();  // a block that was met twice would count twice
+        seed_by_sampling();
+    }
     floor_ = best_.settle();
     best_.clear();  // what was found, and what was dropped, is met again
     unseen_ = kNothing;
@@ -265,8 +278,8 @@ void BlockSearch::rescore(const Blocks& part, int64_t block, uint64_t mask) {
         const int64_t slot = block * 64 + i;
         if (ask_first && !allowed(part.position(slot))) continue;
         ++scored_;
-        float score = table_[codes[i]];
-        for (int m = 1; m < num_splits; ++m) score += table_[m * kStride + codes[m * 64 + i]];
+        float score = recoded_[codes[i]];
+        for (int m = 1; m < num_splits; ++m) score += recoded_[m * kStride + codes[m * 64 + i]];
         if (score < threshold()) continue;
         const int32_t position = part.position(slot);
         if (in_catalogue(position)) best_.offer(score, position);

@@ -16,7 +16,7 @@ enum class Plan { flat, pruned, best };
 
 // Memory that outlives a row, so that a search allocates nothing.
 struct Work {
-    std::vector<float> table;
+    std::vector<float> table, recoded;
     std::vector<Hit> hits;
     std::vector<int32_t> sorted;
     Bounds bounds;
@@ -77,7 +77,8 @@ class BlockSearch {
     const PQ& index_;
     const Request& request_;
     Work& work_;
-    const float* table_;
+    const float* table_;    // as rows of codes ask it
+    const float* recoded_;  // as blocks do
     Filter filter_;
     Gaps gaps_;
     TopK best_;

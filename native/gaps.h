@@ -39,9 +39,10 @@ class Lines {
 
 class Gaps {
   public:
-    // table is (num_splits, kStride) with -inf beyond num_sub_items.
-    Gaps(const float* table, int num_splits, int num_sub_items)
-        : table_(table),
+    // Both are (num_splits, kStride), -inf where there is no sub-item: in the order of the rows, where that is beyond
+    // num_sub_items, and in that of the blocks.
+    Gaps(const float* table, const float* recoded, int num_splits, int num_sub_items)
+        : table_(recoded),
           num_splits_(num_splits),
           maxima_(num_splits),
           gaps_(size_t{256} * num_splits),

@@ -71,6 +71,7 @@ struct PQ {
     std::vector<Postings> postings;
     int64_t num_items;
     int64_t whole_level;  // most nodes of a level that are bounded all, instead of coming to them from above
+    const uint8_t* recode = nullptr;  // (num_splits, 256): what blocks call a sub-item; null: as rows do
 };
 
 // A filter over all items, put in the order of the slots once for many searches.

@@ -1,64 +1,117 @@
-"""The C++ core by itself: no read outside an array, no undefined behaviour, no race; the same answers on Arm."""
+"""The C++ core by itself: the answers of an oracle, on every kernel; no read outside an array, no race; on Arm too."""
 
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
-SOURCES = [path for path in sorted(NATIVE.glob("*.cpp")) if path.name != "bind.cpp"]
+CORE = [path for path in sorted(NATIVE.glob("*.cpp")) if path.name != "bind.cpp"]
+LAWS, FUZZ = (ROOT / "tests" / "native" / name for name in ("laws_test.cpp", "search_fuzz.cpp"))
 CPU_FLAGS = {"kernels_avx2": ["-mavx2"], "kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vbmi"]}
-FLAGS = ["-std=c++20", "-O1", "-g", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS"]
-COMPILER = shutil.which("c++")
+FLAGS = ["-std=c++20", "-g", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS", f"-I{NATIVE}"]
+MODES = ("random", "ulp", "bytes")
 
-
+COMPILER, CLANG = shutil.which("c++"), shutil.which("clang++")
 CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
 
+# Objects for a fuzzer run in any other program too, so that one compilation does for both.
+FUZZED = ["-O1", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"]
+FUZZER = ["-fsanitize=fuzzer,address,undefined"]
 
-def build(folder: Path, compiler: str, flags: list[str], *, x86: bool) -> Path:
-    """The test program, built as CMakeLists.txt builds the core: CPU flags for the kernels alone."""
-    jobs = []
-    for source in [*SOURCES, ROOT / "tests" / "native" / "search_test.cpp"]:
-        own = CPU_FLAGS.get(source.stem, []) if x86 else []
-        out = folder / f"{source.stem}.o"
-        command = [compiler, *FLAGS, *flags, f"-I{NATIVE}", *own, "-c", str(source), "-o", str(out)]
-        jobs.append((out, subprocess.Popen(command)))
-    assert all(job.wait() == 0 for _, job in jobs)
-    program = folder / "search_test"
-    link = [compiler, *FLAGS, *flags, *(str(out) for out, _ in jobs), "-pthread", "-o", str(program)]
-    subprocess.run(link, check=True)
+Build = Callable[[str, list[str], list[Path], list[str]], Path]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds as CMakeLists.txt does, CPU flags for the kernels alone; a file is compiled once per set of flags."""
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def program(compiler: str, flags: list[str], tests: list[Path], link: list[str]) -> Path:
+        key = (compiler, *flags)
+        folder = folders.setdefault(key, tmp_path_factory.mktemp("native", numbered=True))
+        objects = {source: folder / f"{source.stem}.o" for source in [*tests, *CORE]}  # the longest job first
+        x86 = compiler != CROSS and platform.machine() in ("x86_64", "AMD64")
+        jobs = []
+        for source, out in objects.items():
+            command = [
+                compiler,
+                *FLAGS,
+                *flags,
+                *(CPU_FLAGS.get(source.stem, []) if x86 else []),
+                "-c",
+                source,
+                "-o",
+                out,
+            ]
+            if not out.exists():
+                jobs.append(subprocess.Popen(command))
+        assert [job.wait() for job in jobs] == [0] * len(jobs)
+        made = folder / "_".join(test.stem for test in tests)
+        subprocess.run([compiler, *flags, *link, *objects.values(), "-pthread", "-o", made], check=True)
+        return made
+
     return program
 
 
-def passes(command: list[str], cases: int) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    assert f"{cases} cases" in result.stdout
+def passes(*commands: list[str | Path]) -> None:
+    """All of them, at once: none uses more than one core."""
+    running = [subprocess.Popen(one, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for one in commands]
+    for command, output, process in [
+        (one, job.communicate()[0], job) for one, job in zip(commands, running, strict=True)
+    ]:
+        assert process.returncode == 0, f"{' '.join(map(str, command))}\n{output[-4000:]}"
+
+
+def links(compiler: str | None, flags: list[str], source: str) -> bool:
+    """Whether a compiler is there and has what the flags ask for."""
+    command = [compiler or "false", *flags, "-x", "c++", "-", "-o", "/dev/null"]
+    return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
+
+
+def fuzzes() -> bool:
+    source = '#include <cstdint>\nextern "C" int LLVMFuzzerTestOneInput(const uint8_t*, unsigned long) { return 0; }'
+    return links(CLANG, FUZZER, source)
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
-@pytest.mark.parametrize(("sanitizer", "cases", "threads"), [("address,undefined", 60, 1), ("thread", 20, 3)])
-def test_every_algorithm_on_every_kernel_under_the_sanitizers(
-    tmp_path: Path, sanitizer: str, cases: int, threads: int
-) -> None:
+def test_every_algorithm_on_every_kernel_answers_as_the_oracle_does(build: Build) -> None:
     assert COMPILER is not None
-    flags = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
-    probe = [COMPILER, *FLAGS, *flags, "-x", "c++", "-", "-o", str(tmp_path / "probe")]
-    if subprocess.run(probe, input="int main() {}", text=True, capture_output=True).returncode:
+    program = build(COMPILER, ["-O2"], [LAWS, FUZZ], [])
+    cases = {"random": "10000", "ulp": "100000", "bytes": "5000"}
+    passes(*([program, cases[mode], "0", "1", mode] for mode in MODES))
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
+@pytest.mark.parametrize(("sanitizer", "cases", "threads"), [("address,undefined", 400, 1), ("thread", 60, 3)])
+def test_the_same_under_the_sanitizers(build: Build, sanitizer: str, cases: int, threads: int) -> None:
+    assert COMPILER is not None
+    compiler, flags = COMPILER, ["-O1", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    if "address" in sanitizer and CLANG and fuzzes():
+        compiler, flags = CLANG, FUZZED
+    if not links(compiler, flags, "int main() {}"):
         pytest.skip(f"this compiler has no {sanitizer} sanitizer")
-    program = build(tmp_path, COMPILER, flags, x86=platform.machine() in ("x86_64", "AMD64"))
-    passes([str(program), str(cases), str(threads)], cases)
+    program = build(compiler, flags, [LAWS, FUZZ], [])
+    passes(*([program, str(cases), "0", str(threads), mode] for mode in MODES))
+
+
+def test_no_bytes_lead_a_search_astray(build: Build, tmp_path: Path) -> None:
+    if CLANG is None or not fuzzes():
+        pytest.skip("no clang++ with libFuzzer here (Debian: apt install clang)")
+    program = build(CLANG, FUZZED, [FUZZ], FUZZER)
+    passes([program, "-max_total_time=10", "-max_len=4096", f"-artifact_prefix={tmp_path}/"])
 
 
 @pytest.mark.skipif(
     CROSS is None or EMULATOR is None,
     reason="no emulated Arm here (Debian: apt install g++-aarch64-linux-gnu qemu-user)",
 )
-def test_every_algorithm_on_neon(tmp_path: Path) -> None:
+def test_the_same_on_neon(build: Build) -> None:
     assert CROSS is not None
     assert EMULATOR is not None
-    program = build(tmp_path, CROSS, ["-static"], x86=False)
-    passes([EMULATOR, str(program), "60", "2"], 60)
+    program = build(CROSS, ["-O2", "-static"], [LAWS, FUZZ], [])
+    passes(*([EMULATOR, program, "300", "0", "2", mode] for mode in MODES))

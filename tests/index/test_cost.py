@@ -112,5 +112,5 @@ def test_the_papers_iterations_fall_with_the_batch(index: PQIndex) -> None:
     assert (steps[0] > steps[1]).all()
     assert (steps[1] >= steps[2]).all()
     small = PQIndex(CODES[:2000], CODEBOOKS)
-    twin = reference.PQCatalogue(np.ascontiguousarray(CODEBOOKS.transpose(0, 2, 1)), [(CODES[:2000],)], 1)
+    twin = reference.PQCatalogue(np.ascontiguousarray(CODEBOOKS.transpose(0, 2, 1)), [(CODES[:2000],)], 1, None)
     assert small.prune_steps(QUERY, 10).tolist() == twin.steps(QUERY, 10, 8, 1).tolist()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everyitem.index.core import load_core
+from everyitem.index.sub_items import as_they_are, best_codes, renamed
 from everyitem.types import Floats, Ids
 
 Codes = NDArray[np.uint8]
@@ -47,10 +48,12 @@ class Arrangement(NamedTuple):
     """The item of every slot, counted from the first of the part; None: slot s holds item s."""
     levels: list[Level]
     """Blocks, nodes of 64 blocks, and so on; empty: nothing is bounded."""
+    recode_MB: Codes
+    """(M, 256) what blocks call a sub-item: sub-items that are asked for together are neighbours."""
 
     def sections(self) -> dict[str, NDArray[Any]]:
         """Plain arrays by name, for a file."""
-        named: dict[str, NDArray[Any]] = {"blocks": self.blocks}
+        named: dict[str, NDArray[Any]] = {"blocks": self.blocks, "recode": self.recode_MB}
         if self.positions_S is not None:
             named["positions"] = self.positions_S
         for height, level in enumerate(self.levels):
@@ -65,7 +68,8 @@ class Arrangement(NamedTuple):
         levels: list[Level] = []
         while (name := f"level{len(levels)}_") + "codes" in sections:
             levels.append(Level(*(sections[name + field] for field in Level._fields)))
-        return cls(sections["blocks"], sections.get("positions"), levels)
+        recode_MB = sections.get("recode", as_they_are(sections["blocks"].shape[1]))  # written since 0.1
+        return cls(sections["blocks"], sections.get("positions"), levels, recode_MB)
 
     def check(self, num_items: int, num_splits: int) -> None:
         """Raise ValueError unless every array has its type and shape and every slot an item of its own.
@@ -80,6 +84,9 @@ class Arrangement(NamedTuple):
         for level in self.levels:
             _require(level.low, np.uint8, (num_splits, 256), "low")
             _require(level.high, np.uint8, (num_splits, 256), "high")
+        _require(self.recode_MB, np.uint8, (num_splits, 256), "recode")
+        if (np.sort(self.recode_MB, axis=1) != np.arange(256)).any():
+            raise ValueError("recode of the arrangement calls two sub-items the same")
         if self.positions_S is None:
             return
         _require(self.positions_S, np.int32, (slots,), "positions")
@@ -105,7 +112,7 @@ def lay_out(
     """
     kept = None if removed_I is None or not removed_I.any() else np.flatnonzero(~removed_I).astype(np.int32)
     if not len(codes_IM) or (len(codes_IM) < PRUNED_FROM and kept is None):
-        return in_order(codes_IM)
+        return in_order(codes_IM, as_they_are(codes_IM.shape[1]))
     if query_SD is None:
         query_SD = sample_queries(codes_IM, codebooks_MdB)
     return arrange(codes_IM, load_core().score_table(query_SD, codebooks_MdB), kept, threads)
@@ -119,9 +126,9 @@ def sample_queries(codes_IM: Codes, codebooks_MdB: Floats) -> Floats:
     return scaled
 
 
-def in_order(codes_IM: Codes) -> Arrangement:
+def in_order(codes_IM: Codes, recode_MB: Codes) -> Arrangement:
     """Blocks in the order of the positions, unbounded: what a flat scan needs. Cost: copies the codes."""
-    return Arrangement(load_core().to_blocks(codes_IM, None), None, [])
+    return Arrangement(load_core().to_blocks(codes_IM, None, recode_MB), None, [], recode_MB)
 
 
 def arrange(codes_IM: Codes, table_SMB: Floats, kept: Ids | None, threads: int) -> Arrangement:
@@ -139,15 +146,17 @@ def arrange(codes_IM: Codes, table_SMB: Floats, kept: Ids | None, threads: int) 
     """
     core = load_core()
     chosen = codes_IM if kept is None else np.ascontiguousarray(codes_IM[kept])
-    tables_MBS = _scaled(table_SMB)
-    slots_S = core.order(chosen, tables_MBS, threads)
-    blocks = core.to_blocks(chosen, slots_S)
+    scaled_MBS = _scaled(table_SMB)
+    recode_MB = best_codes(chosen, scaled_MBS, table_SMB.shape[2], threads)
+    tables_MBS = renamed(scaled_MBS, recode_MB)
+    slots_S = core.order(chosen, tables_MBS, recode_MB, threads)
+    blocks = core.to_blocks(chosen, slots_S, recode_MB)
     levels = (
         [Level(*level) for level in core.levels(blocks, len(chosen), tables_MBS, TOP_NODES, threads)]
         if len(chosen)
         else []
     )
-    return Arrangement(blocks, slots_S if kept is None else kept[slots_S], levels)
+    return Arrangement(blocks, slots_S if kept is None else kept[slots_S], levels, recode_MB)
 
 
 def _scaled(table_SMB: Floats) -> Floats:

@@ -309,7 +309,7 @@ class PQIndex:
             runs = (base, tail) if len(base) else (tail,)
             arranged = None
             if before.arranged and len(base):
-                arranged = (before.arranged[0], arrangement.in_order(tail))
+                arranged = (before.arranged[0], arrangement.in_order(tail, before.arranged[0].recode_MB))
             added = before.num_items, before.num_items + len(new_NM)
             self._state = self._stated(runs, arranged, door.grown(before.removed, added[1]))
         return np.arange(*added, dtype=np.int32)
@@ -342,7 +342,7 @@ class PQIndex:
             now = self._state
             late = now.codes(np.arange(len(codes_IM), now.num_items))
             runs = (codes_IM, late) if len(late) else (codes_IM,)
-            arranged = (made, arrangement.in_order(late)) if len(late) else (made,)
+            arranged = (made, arrangement.in_order(late, made.recode_MB)) if len(late) else (made,)
             self._state = self._stated(runs, arranged, now.removed)
 
     def save(self, folder: str | Path) -> Path:
@@ -364,7 +364,9 @@ class PQIndex:
         self, runs: tuple[Codes, ...], arranged: tuple[Arrangement, ...] | None, removed: door.Bits | None
     ) -> State:
         parts = [(run, None, None, []) for run in runs] if arranged is None else list(map(part, runs, arranged))
-        catalogue = load_core().PQCatalogue(self._space.codebooks_MdB, parts, arrangement.WHOLE_LEVEL)
+        ordered = arranged is not None and arranged[0].positions_S is not None
+        recode = arranged[0].recode_MB if arranged and ordered else None
+        catalogue = load_core().PQCatalogue(self._space.codebooks_MdB, parts, arrangement.WHOLE_LEVEL, recode)
         return State(runs, arranged, removed, catalogue)
 
     def _arranged(self) -> State:

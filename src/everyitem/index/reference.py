@@ -204,7 +204,7 @@ class PQCatalogue:
     The clock is read once per row.
     """
 
-    def __init__(self, codebooks_MdB: Floats, parts: list[tuple[Any, ...]], whole_level: int) -> None:
+    def __init__(self, codebooks_MdB: Floats, parts: list[tuple[Any, ...]], whole_level: int, recode_MB: Any) -> None:
         self._codebooks_MdB = codebooks_MdB
         self._codes_IM = np.concatenate([codes_IM for codes_IM, *_ in parts])
 
@@ -253,14 +253,15 @@ class PQCatalogue:
         return asked if asked.ndim == 3 else score_table(asked, self._codebooks_MdB)
 
 
-def to_blocks(codes_IM: NDArray[np.uint8], positions_I: Ids | None) -> NDArray[np.uint8]:
+def to_blocks(codes_IM: NDArray[np.uint8], positions_I: Ids | None, recode_MB: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(ceil(I / 64), M, 64): rows of codes in blocks of 64 slots, split by split, the last item repeated at the end."""
     slots = np.minimum(np.arange(-(-len(codes_IM) // 64) * 64), len(codes_IM) - 1)
     rows_SM = codes_IM[slots if positions_I is None else positions_I[slots]]
+    rows_SM = recode_MB[np.arange(codes_IM.shape[1]), rows_SM]
     return np.ascontiguousarray(rows_SM.reshape(-1, 64, codes_IM.shape[1]).transpose(0, 2, 1))
 
 
-def order(codes_IM: NDArray[np.uint8], tables_MBS: Floats, threads: int) -> Ids:
+def order(codes_IM: NDArray[np.uint8], tables_MBS: Floats, recode_MB: NDArray[np.uint8], threads: int) -> Ids:
     """Positions slot by slot, items with the same first codes together: without bounds any order does."""
     return np.lexsort(codes_IM.T[::-1]).astype(np.int32)
 

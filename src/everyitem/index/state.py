@@ -66,9 +66,9 @@ def restored(
     late = codes_IM[num_arranged:]
     if not len(late):
         return (codes_IM,), (base,)
-    return (codes_IM[:num_arranged], late), (base, in_order(late))
+    return (codes_IM[:num_arranged], late), (base, in_order(late, base.recode_MB))
 
 
 def part(codes_IM: Codes, arranged: Arrangement) -> tuple[Any, ...]:
     """What the core takes for a run of codes."""
-    return codes_IM, *arranged
+    return codes_IM, arranged.blocks, arranged.positions_S, arranged.levels
