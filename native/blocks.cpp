@@ -165,9 +165,7 @@ void BlockSearch::score_listed(const Codes& run, const int32_t* listed, int64_t 
 
 // Leaves the blocks that survive in work_.bounds, unless they are too many.
 bool BlockSearch::most_survive(const Blocks& part) {
-    if (work_.bounds.most_within(index_, gaps_, part, cut())) return true;
-    work_.bounds.find_within(index_, gaps_, part, filter_of(part), cut());
-    return std::ssize(work_.bounds.found().nodes) * kMostSurviving > num_blocks(part);
+    return !work_.bounds.find_within(index_, gaps_, part, filter_of(part), cut());
 }
 
 void BlockSearch::scan(int64_t first, int64_t last, int threads, bool fresh) {

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kBoundsSampled = 16;  // one group of 64 bounds in so many tells whether the others pay
 constexpr int64_t kSeedNodes = 8;
+constexpr int64_t kMostSurviving = 3;  // where more than one block in so many survives, all are read
 
 }  // namespace
 
@@ -22,11 +23,17 @@ void Bounds::find_best(const Gaps& gaps, const Blocks& part, const SlotFilter::P
         height ? keep_best(kSeedNodes, 2 * kSeedNodes) : keep_best(wanted, 3 * wanted);
         if (height) groups_.swap(found_.nodes);
     }
+    // the best first, so that the others meet a high threshold
+    ranked_.clear();
+    for (size_t n = 0; n < found_.nodes.size(); ++n) ranked_.emplace_back(found_.sums[n], found_.nodes[n]);
+    std::sort(ranked_.begin(), ranked_.end());
+    for (size_t n = 0; n < ranked_.size(); ++n) found_.nodes[n] = ranked_[n].second;
 }
 
-void Bounds::find_within(const PQ& index, const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter,
+bool Bounds::find_within(const PQ& index, const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter,
                          int limit) {
     const auto& levels = part.levels;
+    if (most_within(index, gaps, levels.front(), limit)) return false;
     auto height = std::ssize(levels) - 1;
     while (height > 0 && levels[height - 1].count <= index.whole_level) --height;
     start_at(levels[height]);
@@ -35,10 +42,11 @@ void Bounds::find_within(const PQ& index, const Gaps& gaps, const Blocks& part, 
         if (height) groups_.swap(found_.nodes);
     }
     if (filter) keep_live(*filter);
+    return std::ssize(found_.nodes) * kMostSurviving <= (filter ? std::ssize(filter->blocks) : part.count());
 }
 
-bool Bounds::most_within(const PQ& index, const Gaps& gaps, const Blocks& part, int limit) {
-    const Level& level = part.levels.front();
+// By a sample: a query that no bound can help should not pay for all of them.
+bool Bounds::most_within(const PQ& index, const Gaps& gaps, const Level& level, int limit) {
     if (level.count < 64 * kBoundsSampled || level.count > index.whole_level) return false;
     start_at(level, kBoundsSampled);
     const int64_t asked = std::ssize(groups_) * 64;
@@ -89,8 +97,12 @@ void Bounds::keep_best(int64_t wanted, int64_t most) {
     for (int64_t seen = histogram[0]; seen < wanted && limit < 255;) seen += histogram[++limit];
     int64_t kept = 0;
     for (size_t n = 0; n < found_.nodes.size() && kept < most; ++n)
-        if (found_.sums[n] <= limit) found_.nodes[kept++] = found_.nodes[n];
+        if (found_.sums[n] <= limit) {
+            found_.nodes[kept] = found_.nodes[n];
+            found_.sums[kept++] = found_.sums[n];
+        }
     found_.nodes.resize(static_cast<size_t>(kept));
+    found_.sums.resize(static_cast<size_t>(kept));
 }
 
 void Bounds::keep_live(const SlotFilter::Part& filter) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "gaps.h"
@@ -17,17 +18,15 @@ struct Promising {
 
 class Bounds {
   public:
-    // The `wanted` most promising blocks, more where the last ties, at most three times as many.
+    // The `wanted` most promising blocks, best first; more where the last ties, at most three times as many.
     void find_best(const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter, int64_t wanted);
-    // All blocks that lose at most `limit`, in storage order.
-    void find_within(const PQ& index, const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter, int limit);
-    // Whether so many blocks lose at most `limit` that reading all in order is faster. By a sample: a query that no
-    // bound can help should not pay for all of them.
-    bool most_within(const PQ& index, const Gaps& gaps, const Blocks& part, int limit);
+    // All blocks that lose at most `limit`, in storage order; or false, if they are so many that reading all is faster.
+    bool find_within(const PQ& index, const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter, int limit);
 
     const Promising& found() const { return found_; }
 
   private:
+    bool most_within(const PQ& index, const Gaps& gaps, const Level& level, int limit);
     void start_at(const Level& level, int64_t step = 1);
     void descend(const Level& level, const Gaps& gaps, int limit);
     void keep_best(int64_t wanted, int64_t most);
@@ -35,12 +34,10 @@ class Bounds {
 
     std::vector<int32_t> groups_;  // of 64 nodes each, to be asked
     Promising found_;
+    std::vector<std::pair<uint8_t, int32_t>> ranked_;
     Lines least_{64 * 256}, nibbles_{64 * 16};  // of the covers of a level, at most 64 splits
     std::vector<uint8_t> sums_;
     std::vector<uint64_t> masks_;
 };
-
-// Where more than one block in so many survives, all are read.
-inline constexpr int64_t kMostSurviving = 3;
 
 }  // namespace everyitem

@@ -108,7 +108,9 @@ void dense_group(const Dense& index, const Request& request, int64_t first_row, 
 
 const float* fill_table(const PQ& index, const Request& request, int64_t row, std::vector<float>& table) {
     const auto& [values, num_splits, split_dim, num_sub_items] = index.codebooks;
-    table.assign(static_cast<size_t>(num_splits) * kStride, kNothing);
+    table.resize(static_cast<size_t>(num_splits) * kStride);
+    for (int m = 0; m < num_splits; ++m)
+        std::fill(&table[m * kStride] + num_sub_items, &table[m * kStride] + kStride, kNothing);
     if (request.table_UMB) {
         const float* own = request.table_UMB + row * num_splits * num_sub_items;
         for (int m = 0; m < num_splits; ++m) std::copy_n(own + m * num_sub_items, num_sub_items, &table[m * kStride]);

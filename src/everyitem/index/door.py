@@ -25,8 +25,11 @@ def finite(values: ArrayLike, name: str, ndim: int) -> tuple[Floats, float]:
         raise ValueError(
             f"{name}: got {array.dtype} of shape {array.shape}, but numbers in {ndim} dimensions are needed"
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
-        array = np.ascontiguousarray(array, np.float32)
+    if array.dtype == np.float32:
+        array = np.ascontiguousarray(array)
+    else:
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is refused below
+            array = np.ascontiguousarray(array, np.float32)
     largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
     if not math.isfinite(largest):
         raise ValueError(f"{name}: got NaN or infinity (as float32), but every value must be finite")
