@@ -33,8 +33,8 @@ Every model of a data set trained for the same time on one thread of a shared 2-
 papers' protocol: one user at a time, one thread, median; mST is scoring with top-10, mRT is encoder and scoring.
 `default` is what `everyitem train` makes by itself: SASRec with item codes and a memory of histories and transitions
 (`default-dense`: with a vector per item); the others know vectors alone, as published.
-Resident MB is what a fresh process without torch grows by when it loads the model and answers once (where it is
-empty, the evaluation is older than that column). Published figures are on the same data and split.
+Resident MB is what a fresh process without torch grows by when it loads the model and answers once. Published figures
+are on the same data and split.
 """
 
 
