@@ -30,7 +30,7 @@ def draw_growth(rows: Sequence[Row], path: Path, title: str) -> None:
     )
     shown = [name for name in KIND if name in set(data["algorithm"])]
     colour = alt.Color("algorithm:N", sort=shown, title=None).scale(domain=shown, range=[KIND[name] for name in shown])
-    x = alt.X("items:Q", title="items").scale(type="log").axis(format="~s", tickCount=7)
+    x = alt.X("items:Q", title="items").scale(type="log").axis(format="~s", values=[10**n for n in range(3, 10)])
     y = alt.Y("ms:Q", title="ms per query (median)").scale(type="log").axis(format="~g")
     lines = alt.Chart().mark_line(strokeWidth=2.2).encode(x, y, colour)
     points = alt.Chart().mark_point(filled=True, size=42).encode(x, y, colour)
@@ -55,7 +55,7 @@ def draw_recall(rows: Sequence[Row], path: Path, title: str) -> None:
                 "exact": row["recall"] is None,
             }
             for row in rows
-            if row["recall"] is not None or row["algorithm"] in ("planner", "bounded_scan", "pqtopk", "faiss IndexPQ")
+            if row["recall"] is not None or row["algorithm"] in ("planner", "pqtopk", "faiss IndexPQ")
         ]
     )
     colour = alt.Color("family:N", title=None, sort=data["family"].unique(maintain_order=True).to_list())
@@ -91,7 +91,11 @@ def draw_falling(results: Sequence[dict[str, Any]], path: Path, algorithm: str =
     data = pl.concat([pl.DataFrame(curves), pl.DataFrame(gaps)], how="diagonal")
     scale = alt.Scale(range=[PEERS, OURS])
     colour = alt.Color("users:N", title=None, scale=scale, sort="ascending")
-    x = alt.X("rank:Q", title="rank of the sub-item in its split").scale(type="log").axis(format="d", tickCount=4)
+    x = (
+        alt.X("rank:Q", title="rank of the sub-item in its split")
+        .scale(type="log", domain=[1, 256])
+        .axis(format="d", values=[1, 4, 16, 64, 256])
+    )
     band = (
         alt.Chart()
         .mark_area(opacity=0.22)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # RecJPQPrune's experiments (arXiv:2505.00560) on trained models; writes docs/results/recjpqprune/<name>.json.
 #
-#   runs/recjpqprune.sh WORK NAME MODEL LOG [NAME MODEL LOG ...]     exports 100,000 real queries of every model first
+#   runs/recjpqprune.sh WORK NAME MODEL LOG [NAME MODEL LOG ...]     exports real queries of every model first:
+#       100,000 (QUERIES), or as many as the log has test users; oss-edits has 75,773, so take two models of it
 #   runs/recjpqprune.sh EXPORT ...                                   folders that `everyitem export` wrote, as they are
 #
 # Table 2 (median and p95 of every method), sub-items per step, K, share of the items scored, the slowest 5 % of the

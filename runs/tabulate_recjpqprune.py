@@ -12,8 +12,9 @@ HEAD = """
 Made by `runs/recjpqprune.sh` (arXiv:2505.00560): queries of real users, K = 10, one query at a time, one thread; us,
 median / p95. Every answer is compared with PQTopK's, ids and score bits. RecJPQPrune is our own C++ of it, 8 sub-items
 per step; above 100 %, items were scored more than once, as several of their sub-items led to them.
+
 """
-SAFETY = "\nQueries answered otherwise than by PQTopK, in an id or a bit of a score: {said}.\n"
+SAFETY = "\nOf {total:,} queries, answered otherwise than by PQTopK, in an id or a bit of a score: {said}.\n"
 SLOW = """
 Who is slow? The slowest 5 % of the users against the others; gap: what an item may lose and still enter, 1 being what
 the mean sub-items lose. The last column is the rank correlation of time and gap over users.
@@ -77,10 +78,11 @@ def _k(line: dict[str, Any]) -> str:
 def _safety(found: list[dict[str, Any]]) -> str:
     said = [
         f"{sum(result['safety']['mismatches'].values())} of {result['safety']['queries']:,} "
-        f"x {len(result['safety']['mismatches'])} algorithms ({result['catalogue']})"
+        f"by any of {len(result['safety']['mismatches'])} algorithms ({result['catalogue']})"
         for result in found
     ]
-    return SAFETY.format(said=", ".join(said))
+    total = sum(result["safety"]["queries"] for result in found)
+    return SAFETY.format(total=total, said=", ".join(said))
 
 
 def _slow(result: dict[str, Any]) -> str:
