@@ -75,9 +75,7 @@ def faiss_ivfpq(index: PQIndex, vectors: Vectors) -> Iterator[Method]:
 def hnsw(index: PQIndex, vectors: Vectors) -> Iterator[Method]:
     """hnswlib: a graph over the vectors; ef candidates are kept."""
     hnswlib = imported("hnswlib", "hnswlib")
-    num_bytes = index.num_items * (4 * index.dim + 8 * LINKS + 16)
-    matrix = vectors.vectors_ID
-    need_room(num_bytes, "the graph")
+    matrix, num_bytes = vectors.vectors_ID, _graph_bytes(index)
     made = hnswlib.Index("ip", index.dim)
     made.init_index(index.num_items, ef_construction=BUILD_EXPANSION, M=LINKS)
     made.set_num_threads(1)
@@ -95,9 +93,7 @@ def hnsw(index: PQIndex, vectors: Vectors) -> Iterator[Method]:
 def usearch(index: PQIndex, vectors: Vectors) -> Iterator[Method]:
     """usearch: another graph over the vectors."""
     library = imported("usearch.index", "usearch")
-    num_bytes = index.num_items * (4 * index.dim + 8 * LINKS + 16)
-    matrix = vectors.vectors_ID
-    need_room(num_bytes, "the graph")
+    matrix, num_bytes = vectors.vectors_ID, _graph_bytes(index)
     made = library.Index(ndim=index.dim, metric="ip", dtype="f32", connectivity=LINKS, expansion_add=BUILD_EXPANSION)
     seconds = _grown(
         lambda start, stop: made.add(np.arange(start, stop), matrix[start:stop], threads=1), index.num_items
@@ -140,6 +136,12 @@ def scann(index: PQIndex, vectors: Vectors) -> Iterator[Method]:
 
 def _method(name: str, search: Callable[[Floats, int, int], Found], num_bytes: float, seconds: float) -> Method:
     return Method(name, search, "approximate", num_bytes, seconds)
+
+
+def _graph_bytes(index: PQIndex) -> int:
+    num_bytes = index.num_items * (4 * index.dim + 8 * LINKS + 16)
+    need_room(num_bytes, "the graph")
+    return num_bytes
 
 
 def _faiss(faiss: Any, name: str, index: PQIndex, vectors: Vectors) -> tuple[Any, float]:

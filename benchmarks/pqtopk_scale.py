@@ -11,7 +11,6 @@ import argparse
 import itertools
 from pathlib import Path
 
-import numpy as np
 from catalogues import CACHE, LEARNT, catalogue
 from ours import ours
 from peers import DENSE, EXACT, Vectors, need_room, offered
@@ -19,7 +18,7 @@ from recording import record
 from rich.console import Console
 
 from everyitem.bench import show
-from everyitem.bench.catalogues import SAMPLES, Catalogue
+from everyitem.bench.catalogues import SAMPLES
 from everyitem.bench.check import check, num_checked
 from everyitem.bench.difficulty import difficulty
 from everyitem.bench.measure import Setting, measure
@@ -45,9 +44,7 @@ def main() -> None:
 
 def scale(kind: str, num_items: int, num_splits: int, args: argparse.Namespace, console: Console) -> None:
     """One point of the curves."""
-    made = random_codes(num_items, num_splits, args.queries + SAMPLES)
-    if kind in LEARNT:
-        made = catalogue(kind, num_items, num_splits, DIM, args.queries + SAMPLES, args.cache)
+    made = catalogue(kind, num_items, num_splits, DIM, args.queries + SAMPLES, args.cache)
     index = PQIndex(made.codes_IM, made.codebooks_MBd)
     queries_UD = made.queries_UD[SAMPLES : SAMPLES + args.queries]
     ways = ours(index, made.queries_UD[:SAMPLES])
@@ -63,14 +60,6 @@ def scale(kind: str, num_items: int, num_splits: int, args: argparse.Namespace, 
     if args.record:
         shape = (made.name, num_items, num_splits, DIM, *hard)
         record([(*shape, *show.record(line).values()) for line in lines], "scale")
-
-
-def random_codes(num_items: int, num_splits: int, num_queries: int) -> Catalogue:
-    """What the paper simulates: nothing to prune, and nothing that needs it."""
-    rng = np.random.default_rng(0)
-    codes_IM = np.frombuffer(rng.bytes(num_items * num_splits), np.uint8).reshape(num_items, num_splits)
-    books = rng.standard_normal((num_splits, 256, DIM // num_splits), dtype=np.float32) / np.float32(8)
-    return Catalogue("uniform", codes_IM, books, rng.standard_normal((num_queries, DIM), dtype=np.float32))
 
 
 def arguments() -> argparse.Namespace:

@@ -66,6 +66,8 @@ def main() -> None:
 
     result["methods"] = timed("methods", [*ways, *peers], Setting())
     result["steps"] = timed("sub-items per step of recjpqprune", stepping, Setting())
+    for line, step in zip(result["steps"], STEPS, strict=True):
+        line["iterations"] = float(index.prune_steps(queries_UD, 10, batch_size=step).mean())
     result["ks"] = [line for k in KS for line in timed(f"K = {k}", pruning, Setting(k))]
     result["users"] = {way.name: users(index, way, queries_UD) for way in pruning}
     result["safety"] = safety(index, made.queries_UD, args.k)

@@ -18,8 +18,9 @@ constexpr int64_t kCached = int64_t{1} << 24;  // bytes
 constexpr int64_t kSampleEvery = 256;          // of so many blocks ...
 constexpr int64_t kSampled = 4;                // ... so many tell a first threshold
 constexpr int64_t kMostSamples = 1 << 13;
-constexpr int64_t kMostPruned = 512;  // results asked for, beyond which nearly all blocks survive
-constexpr int64_t kWorthReading = 8;  // where one block in so many holds an allowed item, bounding all costs more
+constexpr int64_t kMostPruned = 512;   // results asked for, beyond which nearly all blocks survive
+constexpr int64_t kWorthReading = 8;   // where one block in so many holds an allowed item, bounding all costs more
+constexpr int64_t kWorthListing = 64;  // where one item in so many is allowed, looking at the others costs more
 constexpr int64_t kSeedBlocks = 16;
 constexpr int64_t kWorthAThread = 1 << 13;  // blocks: a thread starts in the time that these take
 
@@ -77,7 +78,7 @@ bool BlockSearch::start(Plan plan, int threads) {
 }
 
 int64_t BlockSearch::predict() {
-    if (few_allowed()) return count_allowed(index_.num_items);
+    if (few_allowed()) return count_allowed();
     const Blocks& base = index_.parts.front();
     const bool by_bounds = prunes(Plan::best);
     seed(by_bounds);
@@ -115,16 +116,12 @@ void BlockSearch::seed_by_sampling() {
     }
 }
 
-// Allowed items, or some number above `most`.
-int64_t BlockSearch::count_allowed(int64_t most) const {
+int64_t BlockSearch::count_allowed() const {
     if (request_.slots) return request_.slots->allowed;
-    constexpr int64_t kBytes = 4096;
-    const int64_t bytes = (index_.num_items + 7) / 8;
-    int64_t allowed = 0;
-    for (int64_t first = 0; first < bytes && allowed <= most; first += kBytes)
-        allowed += kernels().count_bits(filter_.allow + first, std::min(kBytes, bytes - first));
-    return allowed;
+    return kernels().count_bits(filter_.allow, (index_.num_items + 7) / 8);
 }
+
+bool BlockSearch::few_allowed() const { return filter_.allow && count_allowed() * kWorthListing <= index_.num_items; }
 
 // Where few items are allowed, each of them is scored by itself.
 void BlockSearch::score_allowed() {
@@ -165,7 +162,7 @@ void BlockSearch::score_listed(const Codes& run, const int32_t* listed, int64_t 
 
 // Leaves the blocks that survive in work_.bounds, unless they are too many.
 bool BlockSearch::most_survive(const Blocks& part) {
-    return !work_.bounds.find_within(index_, gaps_, part, filter_of(part), cut());
+    return !work_.bounds.find_within(gaps_, part, filter_of(part), cut(), index_.whole_level);
 }
 
 void BlockSearch::scan(int64_t first, int64_t last, int threads, bool fresh) {

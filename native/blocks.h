@@ -39,17 +39,14 @@ class BlockSearch {
     int64_t predict();
 
   private:
-    static constexpr int64_t kWorthListing = 64;  // where one item in so many is allowed, the others cost more
-
     BlockSearch(const BlockSearch& whole, Work& work, std::atomic<float>& reached);
 
     bool prunes(Plan plan) const;
     void seed(bool by_bounds);
     void seed_by_bounds(const Blocks& part);
     void seed_by_sampling();
-    int64_t count_allowed(int64_t most) const;
-    bool few_allowed() const { return filter_.allow && count_allowed(most_listed()) <= most_listed(); }
-    int64_t most_listed() const { return index_.num_items / kWorthListing; }
+    int64_t count_allowed() const;
+    bool few_allowed() const;
     void score_allowed();
     void score_listed(const Codes& run, const int32_t* listed, int64_t count);
     bool most_survive(const Blocks& part);

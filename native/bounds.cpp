@@ -18,7 +18,8 @@ void Bounds::find_best(const Gaps& gaps, const Blocks& part, const SlotFilter::P
     const auto& levels = part.levels;
     start_at(levels.back());
     for (auto height = std::ssize(levels) - 1; height >= 0; --height) {
-        descend(levels[height], gaps, kLargestCut);
+        cover(levels[height], gaps);
+        descend(levels[height], kLargestCut);
         if (height == 0 && filter) keep_live(*filter);
         height ? keep_best(kSeedNodes, 2 * kSeedNodes) : keep_best(wanted, 3 * wanted);
         if (height) groups_.swap(found_.nodes);
@@ -30,27 +31,30 @@ void Bounds::find_best(const Gaps& gaps, const Blocks& part, const SlotFilter::P
     for (size_t n = 0; n < ranked_.size(); ++n) found_.nodes[n] = ranked_[n].second;
 }
 
-bool Bounds::find_within(const PQ& index, const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter,
-                         int limit) {
+bool Bounds::find_within(const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter, int limit,
+                         int64_t whole_level) {
     const auto& levels = part.levels;
-    if (most_within(index, gaps, levels.front(), limit)) return false;
     auto height = std::ssize(levels) - 1;
-    while (height > 0 && levels[height - 1].count <= index.whole_level) --height;
+    while (height > 0 && levels[height - 1].count <= whole_level) --height;
+    cover(levels[height], gaps);
+    if (height == 0 && most_within(levels.front(), limit)) return false;
     start_at(levels[height]);
-    for (; height >= 0; --height) {
-        descend(levels[height], gaps, limit);
-        if (height) groups_.swap(found_.nodes);
+    descend(levels[height], limit);
+    while (height > 0) {
+        groups_.swap(found_.nodes);
+        cover(levels[--height], gaps);
+        descend(levels[height], limit);
     }
     if (filter) keep_live(*filter);
     return std::ssize(found_.nodes) * kMostSurviving <= (filter ? std::ssize(filter->blocks) : part.count());
 }
 
 // By a sample: a query that no bound can help should not pay for all of them.
-bool Bounds::most_within(const PQ& index, const Gaps& gaps, const Level& level, int limit) {
-    if (level.count < 64 * kBoundsSampled || level.count > index.whole_level) return false;
+bool Bounds::most_within(const Level& level, int limit) {
+    if (level.count < 64 * kBoundsSampled) return false;
     start_at(level, kBoundsSampled);
     const int64_t asked = std::ssize(groups_) * 64;
-    descend(level, gaps, limit);
+    descend(level, limit);
     return std::ssize(found_.nodes) * kMostSurviving > asked;
 }
 
@@ -61,16 +65,20 @@ void Bounds::start_at(const Level& level, int64_t step) {
         groups_.push_back(static_cast<int32_t>(group));
 }
 
+// What the covers of a level lose at least.
+void Bounds::cover(const Level& level, const Gaps& gaps) {
+    num_splits_ = gaps.tables().num_splits;
+    kernels().least_in_covers(gaps.tables().gaps, level.covers.data(), num_splits_, least_.data(), nibbles_.data());
+}
+
 // The nodes of these groups that lose at most `limit`, and what they lose: as much as the best item below them could
 // lose at least.
-void Bounds::descend(const Level& level, const Gaps& gaps, int limit) {
-    const int num_splits = gaps.tables().num_splits;
-    kernels().least_in_covers(gaps.tables().gaps, level.covers.data(), num_splits, least_.data(), nibbles_.data());
+void Bounds::descend(const Level& level, int limit) {
     sums_.resize(groups_.size() * 64);
     masks_.resize(std::max(masks_.size(), groups_.size()));
     const bool all = std::ssize(groups_) == (level.count + 63) / 64;
     kernels().sums({level.codes, all ? nullptr : groups_.data(), std::ssize(groups_), std::ssize(groups_)},
-                   {least_.data(), nibbles_.data(), num_splits}, static_cast<uint8_t>(limit), masks_.data(),
+                   {least_.data(), nibbles_.data(), num_splits_}, static_cast<uint8_t>(limit), masks_.data(),
                    sums_.data());
     found_.nodes.resize(groups_.size() * 64);
     found_.sums.resize(groups_.size() * 64);

@@ -10,8 +10,8 @@ SlotFilter::SlotFilter(const PQ& index, const uint8_t* allow) {
         for (int64_t slot = 0; slot < part.num_slots; ++slot) {
             const int32_t position = part.position(slot);
             // a file that changes under its map must not lead outside the bits
-            if (static_cast<uint32_t>(position) >= index.num_items || !bit_is_set(allow, position)) continue;
-            made.live[slot / 64] |= uint64_t{1} << (slot % 64);
+            if (static_cast<uint32_t>(position) >= index.num_items) continue;
+            made.live[slot / 64] |= uint64_t{bit_is_set(allow, position)} << (slot % 64);
         }
         for (int64_t block = 0; block < part.count(); ++block) {
             if (!made.live[block]) continue;

@@ -41,7 +41,7 @@ def recjpqprune_section(folder: Path, pictures: Path) -> str:
         [{x["algorithm"]: x for x in result["methods"]} for result in found], _scored))  # fmt: skip
     steps = [x["algorithm"] for x in found[0]["steps"]]
     parts.append("\nSub-items that RecJPQPrune processes per step:\n\n" + _grid("sub-items", heads, steps,
-        [{x["algorithm"]: x for x in result["steps"]} for result in found], _both))  # fmt: skip
+        [{x["algorithm"]: x for x in result["steps"]} for result in found], _steps))  # fmt: skip
     parts.append("\nResults per query:\n\n" + _grid("search, K", heads, list(dict.fromkeys(map(_k, found[0]["ks"]))),
         [{_k(x): x for x in result["ks"]} for result in found], _both))  # fmt: skip
     return "".join(parts) + _safety(found) + SLOW + "".join(map(_slow, found)) + PICTURE
@@ -69,6 +69,10 @@ def _scored(line: dict[str, Any]) -> str:
 
 def _both(line: dict[str, Any]) -> str:
     return f"{_times(line)}, {_scored(line)}"
+
+
+def _steps(line: dict[str, Any]) -> str:
+    return f"{_both(line)}, {line['iterations']:,.0f} steps"
 
 
 def _k(line: dict[str, Any]) -> str:

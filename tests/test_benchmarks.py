@@ -113,3 +113,13 @@ def test_what_was_measured_again_replaces_what_was_measured_before(module, monke
     section = module("tabulate_speed").speed_section(tmp_path, tmp_path)
     assert "| pqtopk | 5.0 | 5.0 |  |  | 8.0 | 100.00% |" in section
     assert module("tabulate_scale").scale_section(tmp_path, tmp_path) == ""
+
+
+def test_filters_are_checked_before_they_are_timed(module, index):
+    filters = module("filters")
+    queries = np.random.default_rng(1).standard_normal((3, 32), dtype=np.float32)
+    allow = np.arange(700) % 3 == 0
+    assert len(filters.line(index, queries, allow, 100.0)) == 5
+    with pytest.raises(AssertionError, match="ids differ"):
+        filters.check(index, queries, allow, ~allow)
+    assert "median" in filters.foretold(index, queries)

@@ -20,7 +20,7 @@ constexpr int64_t kSampledFrom = 16384;        // items: a search takes a first 
 constexpr int64_t kBoundsSampledFrom = 65536;  // items: it looks at some bounds first
 
 // Mostly small, at the edges of blocks of 64, and sometimes long enough that a search samples first.
-inline Size draw_size(Draw& draw, int64_t most) {
+inline Size draw_size(Draw& draw, const Size& most) {
     constexpr int64_t kEdges[] = {0, 1, 2, 63, 64, 65, 127, 128, 129, 255, 256, 257};
     Size size{};
     const int shape = draw.pick(4);
@@ -31,8 +31,8 @@ inline Size draw_size(Draw& draw, int64_t most) {
     if (draw.one_in(20)) size.items = kSampledFrom / 2 + draw.below(kSampledFrom);
     if (draw.one_in(512)) size.items = kBoundsSampledFrom + draw.below(5000);
     if (size.items > 400) size.splits = 1 + size.splits % 5;
-    size.items = std::min(size.items, most);
-    return size;
+    return {std::min(size.splits, most.splits), std::min(size.sub_items, most.sub_items),
+            std::min(size.items, most.items)};
 }
 
 // Kinds of what the sub-items of a split may add. kMixed: another kind in every split.
@@ -60,6 +60,7 @@ inline float draw_value(Draw& draw, Values kind, float centre) {
     }
 }
 
+// Of every split and, where a query has several values per split, each of these; sub-items last.
 inline std::vector<float> draw_values(Draw& draw, int rows, int sub_items) {
     const auto kind = static_cast<Values>(draw.pick(kKinds + 1));
     std::vector<float> values;
@@ -74,7 +75,7 @@ inline std::vector<float> draw_values(Draw& draw, int rows, int sub_items) {
         const auto offset = static_cast<float>(draw.normal() * std::pow(10, draw.pick(9)));
         const int one = draw.pick(rows), other = draw.pick(rows);
         for (int b = 0; b < sub_items; ++b) values[one * sub_items + b] += offset;
-        for (int b = 0; b < sub_items && draw.coin(); ++b) values[other * sub_items + b] -= offset;
+        for (int b = 0, hidden = draw.pick(2) * sub_items; b < hidden; ++b) values[other * sub_items + b] -= offset;
     }
     return values;
 }
@@ -181,8 +182,8 @@ inline int64_t draw_k(Draw& draw, int kind, int64_t items, const Bytes& allow) {
     constexpr int64_t kMostPruned = 512;
     if (kind < 4) return 1 + draw.below(12);
     if (kind < 6) return 1 + draw.below(100);
-    if (items > 1000 ||
-        kind == 6) {  // about as many as are allowed, if those are few: a heap that is never or just full
+    if (items > 1000 || kind == 6) {
+        // about as many as are allowed, if those are few: a heap that is never or just full
         int64_t allowed = 0;
         for (const uint8_t byte : allow) allowed += std::popcount(byte);
         return allowed && allowed < 400 ? 1 + draw.below(allowed + allowed / 2) : 1 + draw.below(400);
@@ -209,8 +210,9 @@ inline std::vector<float> draw_query(Draw& draw, int64_t rows, int splits, int d
     return query;
 }
 
-inline std::unique_ptr<Catalogue> draw_catalogue(Draw& draw, int64_t most_items) {
-    const auto [splits, sub_items, items] = draw_size(draw, most_items);
+// What was there when it was arranged, then what was added; filters; K.
+inline std::unique_ptr<Catalogue> draw_catalogue(Draw& draw, const Size& most) {
+    const auto [splits, sub_items, items] = draw_size(draw, most);
     const int dim = draw.one_in(6) ? 2 + draw.pick(3) : 1;
     const int64_t rows = draw.one_in(4) ? 2 + draw.pick(2) : 1;
     const std::vector<float> values = draw_values(draw, splits * dim, sub_items);

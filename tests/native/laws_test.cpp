@@ -1,6 +1,9 @@
 // Every algorithm on every CPU kernel against scoring everything: the same ids, the same bits, and a bound that is
-// true. All arrays that a search reads end, or start, where memory does. Usage: laws_test CASES [SEED] [THREADS]
-// [random | ulp | bytes]. Case n is drawn from SEED + n; prints the first that differs and exits with 1.
+// true. All arrays that a search reads end, or start, where memory does.
+//
+// laws_test CASES [SEED] [THREADS] [random | ulp | bytes]
+//
+// Case n is drawn from SEED + n. Prints the first that differs and exits with 1.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -31,11 +34,12 @@ std::string stopped_early(const Catalogue& asked, const Comparison& against, Dra
 std::string stopped_anywhere(const Catalogue& asked, const Comparison& against) {
     for (const int percent : {10, 20, 30, 40, 50, 60, 70, 80, 90}) {
         // of what block_prune takes: a deadline is a moment, so this differs from run to run, and must hold in any
+        constexpr const Algorithm& kBlockPrune = kAlgorithms[4];
         Request request = asked.request;
         const Clock::time_point start = Clock::now();
-        Answered(asked, kAlgorithms[4], request, true);
+        Answered(asked, kBlockPrune, request, true);
         request.deadline = Clock::now() + (Clock::now() - start) * percent / 100;
-        const Answered found(asked, kAlgorithms[4], request, true);
+        const Answered found(asked, kBlockPrune, request, true);
         for (int64_t row = 0; row < asked.num_rows; ++row)
             if (!against.oracles[row].allows(found.items(row), found.scores(row), found.bound(row)))
                 return "block_prune, stopped on its way";
@@ -45,7 +49,7 @@ std::string stopped_anywhere(const Catalogue& asked, const Comparison& against) 
 
 std::string random_case(uint64_t seed, int threads) {
     Draw draw(seed);
-    const auto asked = draw_catalogue(draw, INT64_MAX);
+    const auto asked = draw_catalogue(draw, {64, 256, INT64_MAX});
     asked->request.threads = threads;
     const Comparison against(*asked);
     std::string found = against.exact();
@@ -58,7 +62,7 @@ UlpCounts counts;
 
 std::string ulp_case(uint64_t seed, int threads) {
     Draw draw(seed);
-    const auto asked = UlpCase(draw).make();
+    const auto asked = draw.one_in(100) ? many_blocks(draw) : UlpCase(draw).make();
     asked->request.threads = threads;
     const Comparison against(*asked);
     counts.count(*asked, against.oracles[0]);
@@ -77,22 +81,19 @@ std::string bytes_case(uint64_t seed, int) {
 }  // namespace
 
 int main(int count, char** arguments) {
-    const auto number = [&](int at, int64_t otherwise) { return count > at ? std::atoll(arguments[at]) : otherwise; };
-    const int64_t cases = number(1, 1000), first = number(2, 0);
-    const auto threads = static_cast<int>(number(3, 1));
+    const auto number = [&](int at, int otherwise) { return count > at ? std::atoi(arguments[at]) : otherwise; };
+    const int cases = number(1, 1000), first = number(2, 0), threads = number(3, 1);
     const std::string mode = count > 4 ? arguments[4] : "random";
     const auto run = mode == "ulp" ? ulp_case : mode == "bytes" ? bytes_case : random_case;
-    for (int64_t n = 0; n < cases; ++n)
-        if (const std::string found = run(static_cast<uint64_t>(first + n), threads); !found.empty()) {
-            std::printf("%s case %lld: %s\n", mode.c_str(), static_cast<long long>(first + n), found.c_str());
+    for (int n = 0; n < cases; ++n)
+        if (const std::string found = run(static_cast<uint64_t>(first) + n, threads); !found.empty()) {
+            std::printf("%s case %d: %s\n", mode.c_str(), first + n, found.c_str());
             return 1;
         }
-    std::printf("%lld %s cases, every algorithm on every kernel\n", static_cast<long long>(cases), mode.c_str());
+    std::printf("%d %s cases\n", cases, mode.c_str());
     if (mode != "ulp") return 0;
-    std::printf(
-        "outside the best: %lld tied, %lld one ulp below; %lld one ulp above the last; %lld at the top, %lld at the "
-        "cut\n",
-        static_cast<long long>(counts.tied), static_cast<long long>(counts.below), static_cast<long long>(counts.above),
-        static_cast<long long>(counts.at_top), static_cast<long long>(counts.at_cut));
+    std::printf("%d tied at rank K, %d one ulp below it, %d one ulp above; K-th one ulp below the top or at it %d, ",
+                counts.tied, counts.below, counts.above, counts.at_top);
+    std::printf("its bytes at the cut %d\n", counts.at_cut);
     return counts.all() ? 0 : 1;
 }

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "catalogue.h"
@@ -131,10 +132,11 @@ class Answered {
     Guarded<int64_t> scored_;
 };
 
-// Every algorithm on every kernel. Empty, or what differs.
+// Every algorithm on every kernel, or on some. Empty, or what differs.
 class Comparison {
   public:
-    explicit Comparison(const Catalogue& asked) : asked_(asked) {
+    explicit Comparison(const Catalogue& asked, std::vector<std::string> cpus = everyitem::available_cpus())
+        : asked_(asked), cpus_(std::move(cpus)) {
         for (int64_t row = 0; row < asked.num_rows; ++row) oracles.emplace_back(asked, row);
     }
 
@@ -152,7 +154,7 @@ class Comparison {
     template <class Holds>
     std::string every(Holds holds, const everyitem::Request& request) const {
         bool at_end = false;
-        for (const std::string& cpu : everyitem::available_cpus()) {
+        for (const std::string& cpu : cpus_) {
             everyitem::use_cpu(cpu);
             for (const Algorithm& algorithm : kAlgorithms) {
                 const Answered found(asked_, algorithm, request, at_end = !at_end);
@@ -179,4 +181,5 @@ class Comparison {
     }
 
     const Catalogue& asked_;
+    std::vector<std::string> cpus_;
 };

@@ -166,9 +166,36 @@ class UlpCase {
     Bytes codes_;
 };
 
+// Blocks by the hundred, of which some hold one item that scores the target, or one ulp beside it, and one that scores
+// far less. So a search starts with a low threshold, comes to the high one on its way from block to block, and then has
+// blocks before it whose bound is the cut.
+inline std::unique_ptr<Catalogue> many_blocks(Draw& draw) {
+    enum { kTop, kGood, kMiddle = kGood + 3, kPoor, kSubItems = kPoor + 4 };
+    const auto target = static_cast<float>(-.5 - .1 * draw.unit());
+    std::vector<float> values(2 * kSubItems);
+    for (int b = 0; b < 3; ++b) values[kGood + b] = stepped(target, b - 1);
+    values[kMiddle] = -.7f;
+    for (int b = kPoor; b < kSubItems; ++b) values[b] = static_cast<float>(-.9 - .1 * draw.unit());
+    auto made = std::make_unique<Catalogue>(draw, 2, 1, kSubItems, values, std::vector<float>{1, 1});
+    const int blocks = 320 + draw.pick(100), good = 60 + draw.pick(40);
+    Bytes codes;
+    for (int i = 0; i < blocks * 64; ++i) {
+        codes.push_back(static_cast<uint8_t>(kPoor + draw.pick(4)));
+        codes.push_back(static_cast<uint8_t>(draw.pick(kSubItems)));
+    }
+    for (int n = 0; n < good; ++n) {
+        const int64_t block = (n * blocks / good) * int64_t{64};
+        codes[2 * (block + draw.pick(32))] = static_cast<uint8_t>(kGood + draw.pick(3));
+        codes[2 * (block + 32 + draw.pick(32))] = kMiddle;
+    }
+    made->add(codes, {.heights = 1 + draw.pick(3)});
+    made->request.k = 33 + draw.pick(good - 33);
+    return made;
+}
+
 // How often what the cases are made for has come about.
 struct UlpCounts {
-    int64_t tied = 0, below = 0, above = 0, at_top = 0, at_cut = 0;
+    int tied = 0, below = 0, above = 0, at_top = 0, at_cut = 0;
 
     void count(const Catalogue& asked, const Oracle& oracle) {
         const auto& best = oracle.eligible;

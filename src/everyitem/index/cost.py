@@ -55,20 +55,21 @@ class Clocks:
     """One clock per k, for one catalogue; made when first asked for."""
 
     def __init__(self) -> None:
-        self._catalogue: Any = None
-        self._by_k: dict[int, Clock] = {}
+        self._made: tuple[Any, dict[int, Clock]] = (None, {})
 
     def clock(self, state: State, k: int, codebooks_MdB: Floats) -> Clock:
         """What a search for k items costs in this catalogue, by timing it for sample queries."""
         catalogue = state.catalogue
-        if catalogue is not self._catalogue:
-            self._catalogue, self._by_k = catalogue, {}
-        if k not in self._by_k:
+        timed_for, by_k = self._made  # together, as other threads may ask
+        if catalogue is not timed_for:
+            by_k = {}
+            self._made = catalogue, by_k
+        if k not in by_k:
             sample_SD = sample_queries(state.codes_IM, codebooks_MdB)
 
             def search(query_UD: Floats) -> object:
                 return catalogue.top_k(query_UD, k, None, None, None, state.removed, math.inf, 1, "planned", 1.0, 1)
 
             items_S = catalogue.predict(sample_SD, k, None, None, state.removed, 1)
-            self._by_k[k] = timed(search, items_S, sample_SD)
-        return self._by_k[k]
+            by_k[k] = timed(search, items_S, sample_SD)
+        return by_k[k]

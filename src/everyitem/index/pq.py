@@ -364,8 +364,8 @@ class PQIndex:
         self, runs: tuple[Codes, ...], arranged: tuple[Arrangement, ...] | None, removed: door.Bits | None
     ) -> State:
         parts = [(run, None, None, []) for run in runs] if arranged is None else list(map(part, runs, arranged))
-        ordered = arranged is not None and arranged[0].positions_S is not None
-        recode = arranged[0].recode_MB if arranged and ordered else None
+        renamed = arranged is not None and (arranged[0].recode_MB != np.arange(256)).any()
+        recode = arranged[0].recode_MB if arranged and renamed else None
         catalogue = load_core().PQCatalogue(self._space.codebooks_MdB, parts, arrangement.WHOLE_LEVEL, recode)
         return State(runs, arranged, removed, catalogue)
 
