@@ -7,6 +7,7 @@ What takes minutes to make is kept: tr13.npz and mf13.npz in $EVERYITEM_BENCH_CA
 
 import argparse
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ LEARNT: dict[str, Callable[[Report], Catalogue]] = {"tr13": trained, "mf13": fac
 CACHE = Path(os.environ.get("EVERYITEM_BENCH_CACHE", "~/.cache/everyitem-bench")).expanduser()
 
 
+MAPPED_FROM = 1 << 31
+
+
 def say(said: str) -> None:
     print(said, flush=True)
 
@@ -34,13 +38,23 @@ def catalogue(
     if isinstance(kind, Path):
         return read_export(kind)
     if kind not in LEARNT:
-        return generate(kind, num_items, num_splits, dim, num_queries)
+        return _mapped(generate(kind, num_items, num_splits, dim, num_queries))
     made = kept(kind, cache)
     if (num_splits, dim) != (made.codes_IM.shape[1], made.queries_UD.shape[1]):
         raise ValueError(f"{kind} has 8 splits and 512 dimensions; got {num_splits} and {dim}")
     if num_items == len(made.codes_IM):
         return made
-    return made._replace(codes_IM=resized(np.random.default_rng(1), made.codes_IM, num_items))
+    return _mapped(made._replace(codes_IM=resized(np.random.default_rng(1), made.codes_IM, num_items)))
+
+
+def _mapped(made: Catalogue) -> Catalogue:
+    """Codes of gigabytes in a file that goes with the process: as of a saved index, memory can do without them."""
+    if made.codes_IM.nbytes < MAPPED_FROM:
+        return made
+    with tempfile.TemporaryFile() as file:
+        codes_IM = np.memmap(file, np.uint8, "w+", shape=made.codes_IM.shape)
+    codes_IM[:] = made.codes_IM
+    return made._replace(codes_IM=codes_IM)
 
 
 def kept(kind: str, cache: Path = CACHE, report: Report = say) -> Catalogue:

@@ -61,7 +61,7 @@ for set in "${sets[@]}"; do
 done
 for set in "${sets[@]}"; do run "$set" sasrec-pq --memory 0; done
 for set in "${sets[@]}"; do
-    [[ $set == oss-edits ]] || run "$set" sasrec-dense --items dense --memory 0
+    run "$set" sasrec-dense --items dense --memory 0
 done
 gbce=(--loss gbce --num-negatives 256 --memory 0)
 for set in "${sets[@]}"; do run "$set" gsasrec-pq "${gbce[@]}"; done
