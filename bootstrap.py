@@ -1,8 +1,8 @@
 """From a fresh checkout to a running everyitem: `python3 bootstrap.py demo | test | shell`.
 
-Makes `.venv` beside this file: the hash-pinned packages of requirements.lock, a torch that suits the machine, and the
-C++ core built in place. Re-runnable: what is already there is left alone. Needs Python >= 3.11 and nothing else.
-It knows nothing about recommenders.
+Makes `.venv` beside this file: the hash-pinned packages of a lock, a torch that suits the machine, and the C++ core
+built in place. `test` also installs what only developers need. Re-runnable: what is already there is left alone.
+Needs Python >= 3.11 and nothing else. It knows nothing about recommenders.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -25,6 +26,7 @@ UV = VENV / "bin" / "uv"
 STAMP = VENV / "bootstrap.stamp"
 UV_PIN = "uv==0.13.9"
 TORCH_VERSION = "2.13.0"
+USER_LOCK, DEV_LOCK = "requirements.lock", "requirements-dev.lock"
 BUILD_TOOLS = {"cmake": "cmake==4.4.4", "ninja": "ninja==1.13.2"}
 
 COMMANDS: dict[str, list[str]] = {
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python3 bootstrap.py {' | '.join(COMMANDS)} [arguments for it]", file=sys.stderr)
         return 2
     try:
-        set_up()
+        set_up(DEV_LOCK if arguments[0] == "test" else USER_LOCK)
     except KeyboardInterrupt:
         return 130
     except subprocess.CalledProcessError as error:
@@ -49,18 +51,24 @@ def main(arguments: list[str]) -> int:
     return run_child([*COMMANDS[arguments[0]], *arguments[1:]])
 
 
-def set_up() -> None:
-    """Every step that brings `.venv` up to date, or nothing at all when its stamp is current."""
+def set_up(lock: str) -> None:
+    """Every step that brings `.venv` up to date, or nothing at all when its stamp is current.
+
+    Where the packages of the developers have been installed, they are kept up to date whatever is asked for.
+    """
     if complaint := missing_prerequisite():
         sys.exit(f"bootstrap: {complaint}")
-    stamp = fingerprint(ROOT)
-    if STAMP.exists() and STAMP.read_text() == stamp:
+    current = STAMP.read_text() if STAMP.exists() else ""
+    if current.startswith(DEV_LOCK):
+        lock = DEV_LOCK
+    stamp = f"{lock} {fingerprint(ROOT, lock)}"
+    if current == stamp:
         return
     STAMP.unlink(missing_ok=True)
     start = time.perf_counter()
     for title, step in (
         (f"making {VENV.name} with {UV_PIN}", make_venv),
-        ("installing the packages of requirements.lock", install_lock),
+        (f"installing the packages of {lock}", partial(install_lock, lock)),
         (f"installing torch {TORCH_VERSION}", install_torch),
         ("building everyitem", build_package),
     ):
@@ -79,9 +87,9 @@ def missing_prerequisite() -> str | None:
     return None
 
 
-def fingerprint(root: Path) -> str:
+def fingerprint(root: Path, lock: str) -> str:
     """A digest of all that decides what `.venv` must hold; a compiler that appears later counts, so it is then used."""
-    sources = [root / name for name in ("bootstrap.py", "requirements.lock", "pyproject.toml", "CMakeLists.txt")]
+    sources = [root / name for name in ("bootstrap.py", lock, "pyproject.toml", "CMakeLists.txt")]
     sources += sorted(path for path in (root / "native").rglob("*") if path.is_file())
     digest = hashlib.sha256(repr((str(VENV), sys.version_info[:2], find_compiler())).encode())
     for path in sources:
@@ -105,9 +113,9 @@ def make_venv() -> None:
     run([str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV_PIN])
 
 
-def install_lock() -> None:
-    """All packages but torch, every file checked against its hash. The lock is complete, so nothing is resolved."""
-    uv_install("--no-deps", "--require-hashes", "-r", str(ROOT / "requirements.lock"))
+def install_lock(lock: str) -> None:
+    """All packages but torch, every file checked against its hash. A lock is complete, so nothing is resolved."""
+    uv_install("--no-deps", "--require-hashes", "-r", str(ROOT / lock))
 
 
 def install_torch() -> None:

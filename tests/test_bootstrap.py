@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-INPUTS = ["bootstrap.py", "requirements.lock", "pyproject.toml", "CMakeLists.txt", "native/bind.cpp"]
+INPUTS = ["bootstrap.py", "pyproject.toml", "CMakeLists.txt", "native/bind.cpp"]
+LOCKS = ["requirements.lock", "requirements-dev.lock"]
 
 
 def load_bootstrap() -> ModuleType:
@@ -91,15 +93,54 @@ def test_the_pinned_torch_is_one_that_the_package_allows():
 # Doing nothing twice
 
 
-@pytest.mark.parametrize("changed", INPUTS)
-def test_every_input_of_the_set_up_counts_in_the_fingerprint(tmp_path, changed):
-    for name in INPUTS:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+@pytest.fixture
+def checkout(monkeypatch, tmp_path):
+    """A checkout of small files with nothing to install; the locks that a set-up would have installed."""
+    for name in (*INPUTS, *LOCKS, ".venv/bin/python"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    before = bootstrap.fingerprint(tmp_path)
-    assert bootstrap.fingerprint(tmp_path) == before
-    (tmp_path / changed).write_text("changed")
-    assert bootstrap.fingerprint(tmp_path) != before
+    installed = []
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    monkeypatch.setattr(bootstrap, "STAMP", tmp_path / ".venv" / "stamp")
+    monkeypatch.setattr(bootstrap, "install_lock", installed.append)
+    monkeypatch.setattr(bootstrap, "run_child", lambda command: 0)
+    for step in ("make_venv", "install_torch", "build_package"):
+        monkeypatch.setattr(bootstrap, step, lambda: None)
+    return SimpleNamespace(root=tmp_path, installed=installed)
+
+
+@pytest.mark.parametrize(
+    ("commands", "locks"),
+    [
+        (["demo", "shell", "demo"], ["requirements.lock"]),
+        (["test", "shell", "demo", "test"], ["requirements-dev.lock"]),
+        (["demo", "test", "shell"], ["requirements.lock", "requirements-dev.lock"]),
+    ],
+)
+def test_every_package_is_installed_once_and_a_developers_only_for_tests(checkout, commands, locks):
+    assert [bootstrap.main([command]) for command in commands] == [0] * len(commands)
+    assert checkout.installed == locks
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("changed", [*INPUTS, None])
+def test_a_change_of_any_input_is_installed_from_the_same_lock(checkout, changed, lock):
+    command = "test" if lock == "requirements-dev.lock" else "shell"
+    bootstrap.main([command])
+    (checkout.root / (changed or lock)).write_text("changed")
+    bootstrap.main(["shell"])
+    assert checkout.installed == [lock, lock]
+
+
+def test_a_set_up_that_failed_is_done_again(checkout, monkeypatch):
+    def fails(lock):
+        raise subprocess.CalledProcessError(1, ["uv"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "install_lock", fails)
+        assert bootstrap.main(["demo"]) == 1
+    assert bootstrap.main(["demo"]) == 0
+    assert checkout.installed == ["requirements.lock"]
 
 
 # The command's exit code is ours
@@ -131,42 +172,51 @@ def test_ctrl_c_is_130_unless_the_command_lives_on(answer, code):
         assert process.wait(timeout=20) == code
 
 
-# The lock
+# The locks
 
 
-LOCK = "\n".join(
-    line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.lstrip().startswith("#")
-).replace("\\\n", "")
+@cache
+def lines_of(lock: str) -> list[str]:
+    text = (ROOT / lock).read_text()
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", "").splitlines()
 
 
-def pinned() -> dict[str, str]:
-    """Name -> version of everything that the lock installs on this machine."""
-    requirements = [Requirement(line.split("--hash")[0]) for line in LOCK.splitlines()]
+def pinned(lock: str) -> dict[str, str]:
+    """Name -> version of everything that a lock installs on this machine."""
+    requirements = [Requirement(line.split("--hash")[0]) for line in lines_of(lock)]
     chosen = [r for r in requirements if r.marker is None or r.marker.evaluate()]
     return {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in chosen}
 
 
-def test_the_lock_pins_every_package_by_version_and_hash():
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_pins_every_package_by_version_and_hash(lock):
     entry = re.compile(r"[a-z0-9.-]+==[\w.]+( ; [^\\]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*")
-    assert [line for line in LOCK.splitlines() if not entry.fullmatch(line)] == []
+    assert [line for line in lines_of(lock) if not entry.fullmatch(line)] == []
 
 
-def test_the_lock_leaves_torch_and_its_cuda_packages_to_the_machine():
-    assert [name for name in pinned() if re.match(r"torch$|triton|nvidia-|cuda-", name)] == []
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_leaves_torch_and_its_cuda_packages_to_the_machine(lock):
+    assert [name for name in pinned(lock) if re.match(r"torch$|triton|nvidia-|cuda-", name)] == []
 
 
-def test_the_lock_holds_all_that_it_needs():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    wanted = [Requirement(line) for line in [*project["dependencies"], *extras["train"], *extras["dev"]]]
-    pins, seen = pinned() | {"torch": bootstrap.TORCH_VERSION}, set()
+def test_developers_get_what_users_get_and_users_get_no_tools():
+    user, dev = map(pinned, LOCKS)
+    assert user.items() < dev.items()
+    assert user.keys().isdisjoint({"pytest", "ruff", "mypy", "playwright", "schemathesis"})
+
+
+@pytest.mark.parametrize(("lock", "extras"), [(LOCKS[0], ["llm", "serve"]), (LOCKS[1], ["llm", "serve", "dev"])])
+def test_a_lock_holds_all_that_it_needs(lock, extras):
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [Requirement(f"everyitem[{','.join(extras)}]"), *map(Requirement, settings["build-system"]["requires"])]
+    pins, seen = pinned(lock) | {"torch": bootstrap.TORCH_VERSION, "everyitem": settings["project"]["version"]}, set()
     while wanted:
         requirement = wanted.pop()
         name = canonicalize_name(requirement.name)
         if str(requirement) in seen or re.match(r"triton|nvidia-|cuda-", name):
             continue
         seen.add(str(requirement))
-        assert name in pins, f"{name} is missing in requirements.lock"
+        assert name in pins, f"{name} is missing in {lock}"
         assert requirement.specifier.contains(pins[name], prereleases=True), f"{requirement} but {pins[name]} is pinned"
         wanted += [r for r in map(Requirement, requires(name) or []) if applies(r, requirement.extras)]
 
