@@ -254,8 +254,14 @@ void BlockSearch::find(const Blocks& part, const int32_t* chosen, int64_t first,
         {chosen ? part.codes : part.codes + first * size, chosen ? chosen + first : nullptr, count, known},
         gaps_.tables(), static_cast<uint8_t>(limit), work_.hits.data());
     const SlotFilter::Part* filter = filter_of(part);
-    for (const auto& [place, items] : std::span(work_.hits).first(static_cast<size_t>(found))) {
-        const int64_t block = chosen ? chosen[first + place] : first + place;
+    const std::span hits = std::span(work_.hits).first(static_cast<size_t>(found));
+    const auto block_of = [&](const Hit& hit) { return chosen ? chosen[first + hit.place] : first + hit.place; };
+    if (asks_first() && part.positions)  // all at once: a filter can leave one candidate in a hundred
+        for (const Hit& hit : hits)
+            __builtin_prefetch(part.positions + block_of(hit) * 64 + std::countr_zero(hit.items));
+    for (const Hit& hit : hits) {
+        const int64_t block = block_of(hit);
+        const uint64_t items = hit.items;
         rescore(part, block, items & (filter ? filter->live[block] : part.valid(block)));
     }
     if (!reached_) return;
@@ -267,7 +273,7 @@ void BlockSearch::find(const Blocks& part, const int32_t* chosen, int64_t first,
 void BlockSearch::rescore(const Blocks& part, int64_t block, uint64_t mask) {
     const int num_splits = index_.codebooks.num_splits;
     const uint8_t* codes = part.codes + block * 64 * num_splits;
-    const bool ask_first = filter_.allow && !request_.slots;  // a filter can leave one candidate in a hundred
+    const bool ask_first = asks_first();
     for (; mask; mask &= mask - 1) {
         const int i = std::countr_zero(mask);
         const int64_t slot = block * 64 + i;

@@ -59,6 +59,8 @@ class BlockSearch {
     // A file that changes under its map must not lead outside the filters' bits.
     bool in_catalogue(int32_t position) const { return static_cast<uint32_t>(position) < index_.num_items; }
     bool allowed(int32_t position) const { return in_catalogue(position) && bit_is_set(filter_.allow, position); }
+    // Whether candidates are held against a filter's bits before they are scored.
+    bool asks_first() const { return filter_.allow && !request_.slots; }
     void stop(float bound);
     int cut();
     float threshold() const { return std::max(floor_, best_.threshold()); }
