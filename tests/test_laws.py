@@ -6,6 +6,7 @@ A further index is one more line in KINDS: how to build it, what NumPy says its 
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from everyitem.index import DenseIndex, PQIndex, arrangement, load_index, reference
 from everyitem.index.core import load_core
 from everyitem.index.pq import ALGORITHMS
+from everyitem.index.shards import cut_filters, locate, merge_top_k
 from everyitem.types import TopK
 
 CORE: Any = load_core()
@@ -240,18 +242,31 @@ def test_rows_do_not_depend_on_their_batch(kind: Kind, catalogue: Catalogue, k: 
 
 
 @every_kind
-@law
-@given(catalogue=catalogues, cuts=st.lists(st.integers(0, 300), max_size=4), k=st.integers(1, 20))
-def test_shards_merged_are_the_whole(kind: Kind, catalogue: Catalogue, cuts: list[int], k: int) -> None:
+@settings(law, max_examples=40)
+@given(catalogue=catalogues, share=shares, per_row=st.booleans(), data=st.data())
+def test_shards_merged_are_the_whole(
+    kind: Kind, catalogue: Catalogue, share: float, per_row: bool, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, catalogue.num_items + 5), label="k")
+    cuts = data.draw(st.sets(st.integers(1, 40).map(lambda n: 8 * n), max_size=6), label="cuts")
+    starts = [0, *sorted(cut for cut in cuts if cut < catalogue.num_items), catalogue.num_items]
+    gone = data.draw(st.sets(st.integers(0, catalogue.num_items - 1), max_size=5), label="gone")
+    allow, exclude = some_filters(catalogue, share, per_row)
     index, query = kind.build(catalogue), catalogue.query
-    shard_of = np.searchsorted(np.sort(cuts), np.arange(catalogue.num_items))
-    parts = [index.top_k(query, k, allow=shard_of == shard) for shard in range(len(cuts) + 1)]
-    items, scores = (np.concatenate([p[field] for p in parts], axis=1) for field in (0, 1))
-    order = np.lexsort((items, -scores))[:, :k]
-    merged = np.take_along_axis(items, order, 1)
-    assert (
-        np.where(np.isneginf(np.take_along_axis(scores, order, 1)), -1, merged) == index.top_k(query, k).items
-    ).all()
+    index.remove(sorted(gone))
+    pieces = [kind.make(catalogue, *(rows[a:b] for rows in kind.rows(catalogue).values())) for a, b in pairwise(starts)]
+    for piece, (_, inside) in zip(pieces, locate(starts, np.array(sorted(gone), np.int64)), strict=True):
+        piece.remove(inside)
+    filters = list(cut_filters(starts, len(query), allow, exclude))
+    parts = [piece.top_k(query, k, allow=a, exclude=e) for piece, (a, e) in zip(pieces, filters, strict=True)]
+    assert same(merge_top_k(parts, starts, k), index.top_k(query, k, allow=allow, exclude=exclude))
+    parts = [piece.top_k(query, k) for piece in pieces]
+    whole = index.top_k(query, k)
+    assert same(merge_top_k(parts, starts, k), whole)
+    if len(parts) > 1:
+        rest = [start - starts[1] for start in starts[1:]]
+        halves = merge_top_k(parts[:1], starts[:2], k), merge_top_k(parts[1:], rest, k)
+        assert same(merge_top_k(halves, [0, starts[1], starts[-1]], k), whole)
 
 
 @every_kind

@@ -97,7 +97,7 @@ class DenseIndex:
             door.seconds(deadline),
             door.num_threads(threads),
         )
-        return door.certified(found, len(vectors_ID), lambda rows: self._ceilings(query[rows]))
+        return door.certified(found, len(vectors_ID), lambda rows: self.ceilings(query[rows]))
 
     def scores(self, query_UD: ArrayLike, items_UN: ArrayLike) -> Floats:
         """The scores of given items, removed ones too: the bits that `top_k` would return.
@@ -116,6 +116,18 @@ class DenseIndex:
         for row, chosen in enumerate(items):
             out[row] = self._core.dense_scores(query[row, None], vectors_ID[chosen])[0]
         return out
+
+    @property
+    def corners_2D(self) -> Floats:
+        """The least and the largest of every dimension: the box around all items."""
+        return np.stack([self._low_D, self._high_D])
+
+    def ceilings(self, query_UD: ArrayLike) -> Floats:
+        """(U,) no item scores more: the best corner of the box around all items, summed in the order of a score."""
+        query = self._queries(query_UD)
+        corner_UD = np.where(query >= 0, self._high_D, self._low_D)
+        rows = [self._core.dense_scores(q[None], c[None])[0] for q, c in zip(query, corner_UD, strict=True)]
+        return np.concatenate(rows)
 
     def vectors(self, positions: ArrayLike) -> Floats:
         """(N, D) float32: the vectors at these positions."""
@@ -158,9 +170,3 @@ class DenseIndex:
 
     def _queries(self, query_UD: ArrayLike) -> Floats:
         return door.queries(query_UD, self.dim, float(np.maximum(-self._low_D, self._high_D).max()))
-
-    def _ceilings(self, query_UD: Floats) -> Floats:
-        """(U,) no item scores more: the best corner of the box around all items, summed in the order of a score."""
-        corner_UD = np.where(query_UD >= 0, self._high_D, self._low_D)
-        rows = [self._core.dense_scores(q[None], c[None])[0] for q, c in zip(query_UD, corner_UD, strict=True)]
-        return np.concatenate(rows)

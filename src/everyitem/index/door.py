@@ -108,7 +108,7 @@ def allowed(allow: ArrayLike | None, num_rows: int, num_items: int) -> Bits | No
 
 
 def excluded(exclude: ArrayLike | None, num_rows: int, num_items: int) -> Ids | None:
-    """(U, E) int32, every row ascending, -1 first; None: nothing is excluded."""
+    """(U, E) int32 (int64 beyond 2^31 - 1 items), every row ascending, -1 first; None: nothing is excluded."""
     if exclude is None:
         return None
     array = np.asarray(exclude)
@@ -118,7 +118,7 @@ def excluded(exclude: ArrayLike | None, num_rows: int, num_items: int) -> Ids | 
             "padded with -1"
         )
     check_range(array, -1, num_items, "exclude")
-    return np.sort(array, axis=1).astype(np.int32)
+    return np.sort(array, axis=1).astype(np.int32 if num_items <= MAX_ITEMS else np.int64)
 
 
 def positions(values: ArrayLike, num_items: int) -> NDArray[np.int64]:
