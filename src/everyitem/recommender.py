@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from everyitem import model_folder
 from everyitem.data import catalogue
-from everyitem.data.interactions import Log, read_log
+from everyitem.data.interactions import read_log
 from everyitem.index import door, raised
 from everyitem.index.dense import DenseIndex
 from everyitem.index.pq import PQIndex
@@ -84,7 +84,13 @@ class Recommender:
         return out
 
     def rank(
-        self, histories: Histories, k: int, *, exclude_seen: bool = False, allow: NDArray[Any] | None = None
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude_seen: bool = False,
+        allow: NDArray[Any] | None = None,
+        threads: int | None = None,
     ) -> TopK:
         """The k best positions for every history of positions; empty ones get the most popular.
 
@@ -93,6 +99,7 @@ class Recommender:
             k: results per row.
             exclude_seen: leave out the items of the row's history.
             allow: (I,) bool; None allows all.
+            threads: of the search; None: all cores.
 
         Returns:
             TopK in the order of the index; the rows of empty histories score by share of training events.
@@ -104,12 +111,12 @@ class Recommender:
         empty = histories.lengths == 0
         if not empty.any():
             seen = histories.padded() if exclude_seen else None
-            return self.best(self.encode(histories), histories, k, allow=allow, exclude=seen)
+            return self.best(self.encode(histories), histories, k, allow=allow, exclude=seen, threads=threads)
         # every row starts as the popular one; the rows with a history are then overwritten
         top: list[NDArray[Any]] = [np.repeat(part, len(histories), axis=0) for part in self._popular(k, allow)]
         asked = np.flatnonzero(~empty)
         if len(asked):
-            found = self.rank(histories.select(asked), k, exclude_seen=exclude_seen, allow=allow)
+            found = self.rank(histories.select(asked), k, exclude_seen=exclude_seen, allow=allow, threads=threads)
             for out, part in zip(top, found, strict=True):
                 out[asked] = part
         return TopK._make(top)
@@ -144,15 +151,15 @@ class Recommender:
         known = (self._sorted_ids.gather(slot) == wanted).to_numpy()
         return np.where(known, self._order[slot], -1).astype(np.int32)
 
-    def positions_in(self, log: Log) -> Ids:
-        """(log's items,) positions here of a log's items; -1 for one that the catalogue does not have.
+    def positions_in(self, given: pl.Series) -> Ids:
+        """Positions here of the distinct item ids of a log; -1 for one that the catalogue does not have.
 
         The log's ids are read in the type of this model's, as a file of text does not say which type it means.
 
         Raises:
             ValueError: the log has ids of another type, and none of them is in the catalogue.
         """
-        given, dtype = log.items["item_id"], self._sorted_ids.dtype
+        dtype = self._sorted_ids.dtype
         ids = catalogue.read_as(dtype, given)
         found = np.full(len(ids), -1, np.int32)
         found[ids.is_not_null().to_numpy()] = self.positions(ids.drop_nulls())
@@ -255,7 +262,7 @@ class Recommender:
             )
         else:
             log = read_log(source)
-            found, rows, user_ids = self.positions_in(log), log.histories, log.user_ids
+            found, rows, user_ids = self.positions_in(log.items["item_id"]), log.histories, log.user_ids
         known = rows.translate(found)
         return user_ids, known, int(rows.lengths.sum() - known.lengths.sum())
 

@@ -32,6 +32,7 @@ def recommend(
     explain: Annotated[
         bool, typer.Option(help="Say for every item which part of its code and of the history speaks for it.")
     ] = False,
+    threads: Annotated[int | None, typer.Option(help="With --users: cores to use; all by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The k best items, exactly, for one history (--history) or for every user of a log (--users, --out)."""
@@ -39,10 +40,10 @@ def recommend(
 
     if (history is None) == (users is None):
         raise ValueError("give either --history a,b,c or --users LOG --out FILE")
-    recommender = load(model)
     if users is not None:
-        _recommend_to_file(recommender, users, out, k, where, exclude_seen)
+        _recommend_to_file(model, users, out, k=k, where=where, exclude_seen=exclude_seen, threads=threads)
         return
+    recommender = load(model)
     ids = recommender.parse_ids((history or "").split(","))
     answer = recommender.answer([ids], k, where=where, exclude_seen=exclude_seen)
     attributes = recommender.items.drop("score", "rank", strict=False)
@@ -66,15 +67,13 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
-def _recommend_to_file(
-    recommender: Any, users: Path, out: Path | None, k: int, where: str | None, exclude_seen: bool
-) -> None:
+def _recommend_to_file(model: Path, users: Path, out: Path | None, **options: Any) -> None:
     from everyitem.serve.offline import recommend_to_parquet
 
     if out is None:
         raise ValueError("--users needs --out FILE.parquet")
     console = Console() if Console().is_terminal else None
-    done = recommend_to_parquet(recommender, users, out, k=k, where=where, exclude_seen=exclude_seen, console=console)
+    done = recommend_to_parquet(model, users, out, **options, console=console)
     if done.unknown_events:
         note = f"[yellow]{done.unknown_events:,} events name items that this model does not have; they were skipped[/]"
         Console(stderr=True).print(note)

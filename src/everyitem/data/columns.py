@@ -86,8 +86,17 @@ def collect(table: Table) -> pl.DataFrame:
 
 def are_integers(ids: pl.Series, *, untyped: bool) -> bool:
     """Whether ids are int64, or text of a text file that int64 gives back to the letter: `007` and `7` are two ids."""
-    if not untyped:
-        return ids.dtype == pl.Int64
+    return ids.dtype == pl.Int64 or (untyped and bool(ids.to_frame().select(_spell_integers(ids.name)).item()))
+
+
+def are_integers_in(table: Table, column: str) -> pl.Expr:
+    """The same of a column of rows still to be read."""
+    integers = table.frame.collect_schema()[column] == pl.Int64
+    return _spell_integers(column) if table.untyped and not integers else pl.lit(integers)
+
+
+def _spell_integers(column: str) -> pl.Expr:
+    ids = pl.col(column)
     return ids.eq_missing(ids.cast(pl.Int64, strict=False).cast(pl.String)).all()
 
 

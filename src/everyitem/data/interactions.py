@@ -85,19 +85,20 @@ def read_log(source: Any, *, items: Any = None) -> Log:
         items = source
     events = scan_events(source)
     (users,) = _one_type((_distinct(events, "user_id"), events))
-    return _encode(events, users.sort(), _catalogue(events, None if items is None else scan_items(items)))
+    return _encode(events, users.sort(), catalogue_of(events, None if items is None else scan_items(items)))
 
 
 def _distinct(events: Table, label: str) -> pl.Series:
     ids = collect(events._replace(frame=events.frame.select(pl.col(label).unique())))[label]
     if ids.null_count():
-        _refuse_nulls(collect(events._replace(frame=events.frame.select(label)))[label], events.name)
+        refuse_nulls(collect(events._replace(frame=events.frame.select(label)))[label], events.name)
     if not len(ids):
         raise ValueError(f"{events.name}: holds no rows. Give a log with at least one interaction")
     return ids
 
 
-def _refuse_nulls(ids: pl.Series, name: str) -> None:
+def refuse_nulls(ids: pl.Series, name: str) -> None:
+    """Raise ValueError where an id is null; it names the first row."""
     if ids.null_count():
         row = int(ids.is_null().arg_max() or 0)
         raise ValueError(
@@ -112,8 +113,8 @@ def _one_type(*columns: tuple[pl.Series, Table]) -> list[pl.Series]:
     return [ids.cast(pl.Int64) if integers else ids for ids, _ in columns]
 
 
-def _catalogue(events: Table, items: Table | None) -> pl.DataFrame:
-    """The listed items in their order, then those that only the log knows."""
+def catalogue_of(events: Table, items: Table | None) -> pl.DataFrame:
+    """item_id and attributes: the listed items in their order, then those that only the log knows."""
     seen = _distinct(events, "item_id")
     if items is None:
         return _one_type((seen, events))[0].sort().to_frame()
@@ -130,7 +131,7 @@ def _catalogue(events: Table, items: Table | None) -> pl.DataFrame:
 def _listed(items: Table) -> pl.DataFrame:
     catalogue = collect(items)
     ids = catalogue["item_id"]
-    _refuse_nulls(ids, items.name)
+    refuse_nulls(ids, items.name)
     if ids.n_unique() < len(ids):
         twice = ids.filter(ids.is_duplicated()).unique(maintain_order=True).head(5).to_list()
         raise ValueError(f"{items.name}: item_id must be unique; seen more than once: {twice}. Keep one row per item")
@@ -143,8 +144,8 @@ def _encode(events: Table, users: pl.Series, catalogue: pl.DataFrame) -> Log:
     frame = (
         events.frame.with_columns(pl.col("user_id").cast(users.dtype), pl.col("item_id").cast(items.dtype))
         .with_row_index("row")
-        .join(_positions(users, "user"), on="user_id", how="left")
-        .join(_positions(items, "item"), on="item_id", how="left")
+        .join(positions_of(users, "user"), on="user_id", how="left")
+        .join(positions_of(items, "item"), on="item_id", how="left")
         .drop("user_id", "item_id")
     )
     total = int(collect(events._replace(frame=events.frame.select(pl.len())))[:, 0][0])
@@ -155,13 +156,13 @@ def _encode(events: Table, users: pl.Series, catalogue: pl.DataFrame) -> Log:
     for first, last in pairwise(borders.tolist()):
         part = frame if len(borders) == 2 else frame.filter(pl.col("user").is_between(first, last - 1))
         rows = collect(events._replace(frame=part.sort("row")))  # a streaming join may emit rows in another order
-        missing.update(_missing(rows, events.name))
-        rows = _ordered(rows)
+        missing.update(count_missing(rows, events.name))
+        rows = in_order(rows)
         lengths[first:last] = np.bincount(rows["user"].to_numpy() - first, minlength=last - first)
         for name, column in out.items():
             column[filled : filled + len(rows)] = rows[name].to_physical().to_numpy()
         filled += len(rows)
-    notes = _notes(missing, total, set(out), events.name)
+    notes = notes_on(missing, total, set(out), events.name)
     if missing["weight"] == total:
         out.pop("weight", None)
     stops = np.cumsum(lengths)
@@ -171,11 +172,12 @@ def _encode(events: Table, users: pl.Series, catalogue: pl.DataFrame) -> Log:
     return Log(histories, out.get("datetime"), out.get("weight"), users, catalogue, notes)
 
 
-def _positions(ids: pl.Series, label: str) -> pl.LazyFrame:
+def positions_of(ids: pl.Series, label: str) -> pl.LazyFrame:
+    """What turns ids into positions by a join."""
     return pl.LazyFrame({ids.name: ids, label: pl.arange(0, len(ids), dtype=pl.Int32, eager=True)})
 
 
-def _missing(rows: pl.DataFrame, name: str) -> dict[str, int]:
+def count_missing(rows: pl.DataFrame, name: str) -> dict[str, int]:
     """How many rows lack what; refuses times that cannot be."""
     found = {"weight": rows["weight"].null_count()} if "weight" in rows.columns else {}
     if "datetime" in rows.columns:
@@ -185,7 +187,7 @@ def _missing(rows: pl.DataFrame, name: str) -> dict[str, int]:
     return found
 
 
-def _ordered(rows: pl.DataFrame) -> pl.DataFrame:
+def in_order(rows: pl.DataFrame) -> pl.DataFrame:
     """By user, then time, then place in the source. A row without time takes that of the user's row before it."""
     if "datetime" not in rows.columns:
         return rows.sort("user", maintain_order=True)
@@ -206,7 +208,7 @@ def _refuse_times_outside(rows: pl.DataFrame, name: str) -> None:
         )
 
 
-def _notes(missing: Counter[str], total: int, columns: set[str], name: str) -> tuple[str, ...]:
+def notes_on(missing: Counter[str], total: int, columns: set[str], name: str) -> tuple[str, ...]:
     """What reading had to decide, in words."""
     notes = []
     if "datetime" not in columns:

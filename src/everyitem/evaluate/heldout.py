@@ -46,7 +46,7 @@ def split_for(recommender: Recommender, log: Log) -> Split:
     if any(protocol[name] != size for name, size in sizes.items()):
         told = ", ".join(f"{name} {protocol[name]:,} then and {size:,} now" for name, size in sizes.items())
         raise ValueError(f"this is not the log that the model was trained on ({told}); give that one, or train anew")
-    position_of = recommender.positions_in(log)
+    position_of = recommender.positions_in(log.items["item_id"])
     if np.array_equal(position_of, np.arange(log.num_items)):
         return split
     return Split(*(_translated(part, position_of) for part in split))
