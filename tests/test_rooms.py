@@ -24,6 +24,7 @@ ROOMS_KNOWN_TO = {
     # The doors read logs and tables in the user's own ids, so they know data as well.
     "model_folder": {"types", "memory", "data", "index"},
     "recommender": {"types", "memory", "data", "model", "index", "model_folder"},
+    "session": {"types", "recommender"},
     "evaluate": {"types", "data", "index", "recommender"},
     "bench": {"types", "index"},
     "serve": {"types", "data", "index", "recommender"},

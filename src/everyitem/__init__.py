@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from everyitem.index.pq import PQIndex
     from everyitem.learn.fit import fit
     from everyitem.recommender import Recommender, load
+    from everyitem.session import Session
     from everyitem.types import Histories, TopK
 
 _ROOMS = {
@@ -26,6 +27,7 @@ _ROOMS = {
     "PQIndex": "index.pq",
     "Recommender": "recommender",
     "load": "recommender",
+    "Session": "session",
     "Histories": "types",
     "TopK": "types",
 }
@@ -36,6 +38,7 @@ __all__ = [
     "Log",
     "PQIndex",
     "Recommender",
+    "Session",
     "TopK",
     "fit",
     "leave_one_out",

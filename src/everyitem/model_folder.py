@@ -4,6 +4,7 @@
     items.parquet        item_id, attributes, training_events
     index/               versions of the index; the model reads the one that recommender.json names
     encoder.onnx         never changed here
+    encoder.int8.onnx    the same with weights in bytes, where the model answers with it
     memory.safetensors   what the model remembers, where it does; never changed after training
 
 **Replacing recommender.json is the commit.** Before it, the new items stand in `items.parquet.new` and the new index
@@ -39,6 +40,8 @@ EVENTS = "training_events"
 FINGERPRINTS = "fingerprints"
 """Key of `recommender.json`: XXH3-128 of encoder.onnx, items.parquet and itself; version and sha256 of the index."""
 MEMORY = "memory.safetensors"
+PRECISION = "precision"
+"""Key of `recommender.json`: of the encoder that answers; "float32" if there is none."""
 REMEDY = "copy or train the model again"
 FINGERPRINTED_ITEMS = 1000
 
@@ -75,8 +78,9 @@ def write(folder: Path, parts: Parts) -> dict[str, Any]:
         parts.items.write_parquet(new_items)
         files.sync(new_items)
         version = files.named(parts.index.save(folder / "index"))
+        encoders = {"encoder.onnx", encoder_file(parts.metadata)}
         prints = {
-            "encoder.onnx": _digest((folder / "encoder.onnx").read_bytes()),
+            **{name: _digest((folder / name).read_bytes()) for name in sorted(encoders)},
             "items.parquet": _digest(new_items.read_bytes()),
             "index": version,
         }
@@ -152,6 +156,11 @@ def index_version(metadata: dict[str, Any]) -> str | None:
     return named if " " in named else None
 
 
+def encoder_file(metadata: dict[str, Any]) -> str:
+    """The file of the encoder that answers: bf16 is computed from the float32 one."""
+    return "encoder.int8.onnx" if metadata.get(PRECISION) == "int8" else "encoder.onnx"
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other writers out of the model folder; readers do not wait. Raises BlockingIOError if one is at work."""
@@ -188,9 +197,9 @@ def _finish(folder: Path) -> None:
 
 
 def _read_parts(folder: Path, metadata: dict[str, Any]) -> Parts:
-    prints = metadata[FINGERPRINTS]
-    if _digest((folder / "encoder.onnx").read_bytes()) != prints["encoder.onnx"]:
-        raise ValueError(f"{folder / 'encoder.onnx'}: damaged or of another model (checksum differs); {REMEDY}")
+    prints, encoder = metadata[FINGERPRINTS], encoder_file(metadata)
+    if _digest((folder / encoder).read_bytes()) != prints[encoder]:
+        raise ValueError(f"{folder / encoder}: damaged or of another model (checksum differs); {REMEDY}")
     items = _read_items(folder, prints["items.parquet"])
     version = index_version(metadata)
     index = files.load_index(folder / "index", version=version)

@@ -379,9 +379,12 @@ def load(folder: str | Path) -> Recommender:
     Raises:
         FileNotFoundError: no model there.
         ValueError: a part is damaged or does not belong to the others.
+        ModuleNotFoundError: its encoder computes in bf16, and OpenVINO is not installed.
     """
     found = model_folder.read(Path(folder))
-    encoder = Encoder(Path(folder) / "encoder.onnx", found.metadata["history_length"])
+    metadata = found.metadata
+    path = Path(folder) / model_folder.encoder_file(metadata)
+    encoder = Encoder(path, metadata["history_length"], metadata.get(model_folder.PRECISION, "float32"))
     return Recommender(encoder, found.index, found.items, found.metadata, found.memory)
 
 

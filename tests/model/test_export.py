@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from everyitem.model.encode import Encoder, equal_lengths
+from everyitem.model.esasrec import ESASRec
 from everyitem.model.export import export_onnx, history_length, torch_queries
 from everyitem.model.items import DenseItems
 from everyitem.model.transformer import GBERT4Rec, SASRec
@@ -11,7 +12,7 @@ from everyitem.types import Histories
 D, LENGTH, NUM_ITEMS = 8, 6, 20
 
 
-@pytest.fixture(scope="module", params=[SASRec, GBERT4Rec])
+@pytest.fixture(scope="module", params=[SASRec, ESASRec, GBERT4Rec])
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     backbone = request.param(D, length=LENGTH, heads=2, dropout=0.5).eval()
@@ -33,6 +34,22 @@ def test_the_exported_encoder_is_the_torch_one(exported, length, rows):
     query = encoder(x.numpy())
     assert query.dtype == np.float32
     np.testing.assert_allclose(query, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [[1] * LENGTH, [3, 1, 2], [LENGTH - 1, 1]])
+def test_a_causal_encoder_goes_on_where_it_was(exported, steps):
+    backbone, encoder, _ = exported
+    assert encoder.keeps_state != isinstance(backbone, GBERT4Rec)
+    if not encoder.keeps_state:
+        return
+    x = np.random.default_rng(0).standard_normal((3, LENGTH, D), dtype=np.float32)
+    past = np.empty((3, 0, encoder.state_width), np.float32)
+    for step in steps:
+        known = past.shape[1]
+        query, state = encoder.extend(x[:, known : known + step], past)
+        past = np.concatenate([past, state], axis=1)
+        np.testing.assert_allclose(query, encoder(x[:, : known + step]), rtol=0, atol=1e-5)
+    assert past.shape == (3, LENGTH, 3 * D)
 
 
 def test_a_mask_takes_one_place_of_the_length(exported):

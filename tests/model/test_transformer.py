@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from everyitem.model.attention import no_past
+from everyitem.model.esasrec import ESASRec
 from everyitem.model.transformer import GBERT4Rec, SASRec
 
 D, LENGTH = 12, 6
@@ -19,6 +21,10 @@ def sasrec(**settings):
     return awake(SASRec(D, length=LENGTH, **settings))
 
 
+def esasrec(**settings):
+    return awake(ESASRec(D, length=LENGTH, **settings))
+
+
 def gbert4rec(**settings):
     return awake(GBERT4Rec(D, length=LENGTH, **settings))
 
@@ -26,7 +32,9 @@ def gbert4rec(**settings):
 def test_new_blocks_are_the_identity():
     x = vectors(2, LENGTH)
     for model in (SASRec(D, length=LENGTH).eval(), GBERT4Rec(D, length=LENGTH).eval()):
-        close(model(x, real([LENGTH] * 2, LENGTH)), model.stack.norm(x + model.stack.positions))
+        close(model(x, real([LENGTH] * 2, LENGTH)), model.norm(x + model.positions))
+    model = ESASRec(D, length=LENGTH).eval()
+    close(model(x, real([LENGTH] * 2, LENGTH)), model.norm(x))
 
 
 def vectors(rows, length, seed=0):
@@ -41,10 +49,11 @@ def close(ours, expected, atol=1e-5):
     torch.testing.assert_close(ours, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("make", [sasrec, esasrec])
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("changed", range(LENGTH))
-def test_sasrec_does_not_see_the_future(heads, changed):
-    model, x = sasrec(heads=heads), vectors(2, LENGTH)
+def test_a_causal_model_does_not_see_the_future(make, heads, changed):
+    model, x = make(heads=heads), vectors(2, LENGTH)
     other = x.clone()
     other[:, changed] *= -1
     lengths = real([LENGTH] * 2, LENGTH)
@@ -61,7 +70,7 @@ def test_gbert4rec_sees_both_sides():
     assert (difference.abs().amax(-1) > 1e-5).all()
 
 
-@pytest.mark.parametrize("make", [sasrec, gbert4rec])
+@pytest.mark.parametrize("make", [sasrec, esasrec, gbert4rec])
 @pytest.mark.parametrize("length", range(1, LENGTH))
 def test_padding_on_the_right_changes_nothing(make, length):
     model, x = make(), vectors(3, LENGTH)
@@ -70,7 +79,7 @@ def test_padding_on_the_right_changes_nothing(make, length):
     close(padded[:, :length], alone)
 
 
-@pytest.mark.parametrize("make", [sasrec, gbert4rec])
+@pytest.mark.parametrize("make", [sasrec, esasrec, gbert4rec])
 def test_a_row_does_not_depend_on_its_batch(make):
     model, x, lengths = make(), vectors(4, LENGTH), [1, 6, 3, 2]
     together = model(x, real(lengths, LENGTH))
@@ -78,11 +87,26 @@ def test_a_row_does_not_depend_on_its_batch(make):
         close(together[row, :length], model(x[row : row + 1, :length], real([length], length))[0])
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("make", [sasrec, esasrec])
+@pytest.mark.parametrize(("blocks", "heads"), [(1, 1), (2, 3), (3, 1)])
 @pytest.mark.parametrize("length", range(1, LENGTH + 1))
-def test_last_of_sasrec_is_the_state_of_the_newest_event(blocks, length):
-    model, x = sasrec(blocks=blocks), vectors(3, length)
+def test_last_of_a_causal_model_is_the_state_of_the_newest_event(make, blocks, heads, length):
+    model, x = make(blocks=blocks, heads=heads), vectors(3, length)
     close(model.last(x), model(x, real([length] * 3, length))[:, -1])
+
+
+@pytest.mark.parametrize("make", [sasrec, esasrec])
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("steps", [[1] * LENGTH, [2, 1, 3], [LENGTH - 1, 1]])
+def test_events_one_after_the_other_are_the_whole_history(make, blocks, steps):
+    model, x = make(blocks=blocks, heads=2), vectors(3, LENGTH)
+    hidden, past = model(x, real([LENGTH] * 3, LENGTH)), no_past(x, blocks)
+    for step in steps:
+        known = past.shape[1]
+        query, state = model.extend(x[:, known : known + step], past)
+        past = torch.cat([past, state], 1)
+        close(query, hidden[:, known + step - 1])
+    assert past.shape == (3, LENGTH, (2 * blocks - 1) * D)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -93,15 +117,42 @@ def test_last_of_gbert4rec_is_the_state_of_an_appended_mask(blocks, length):
     close(model.last(x), model(masked, real([length + 1] * 3, length + 1))[:, -1])
 
 
-@pytest.mark.parametrize("make", [sasrec, gbert4rec])
-def test_positions_are_counted_from_the_newest_event(make):
-    model = make(blocks=0, dropout=0.0)
+def still(model):
+    """The model with blocks that add nothing."""
+    with torch.no_grad():
+        for block in model.blocks:
+            for layer in (block.attention.output, block.narrow):
+                layer.weight.zero_()
+                layer.bias.zero_()
+    return model
+
+
+def test_a_causal_model_counts_positions_from_the_oldest_event():
+    model = still(sasrec())
     states = model(torch.zeros(2, 4, D), real([4, 2], 4))
-    close(states[0, :4], model.stack.norm(model.stack.positions[-4:]))
-    close(states[1, :2], model.stack.norm(model.stack.positions[-2:]))
+    close(states, model.norm(model.positions[:4]).expand(2, 4, D))
 
 
-@pytest.mark.parametrize("make", [sasrec, gbert4rec])
+def test_a_bidirectional_model_counts_positions_from_the_newest_event():
+    model = still(gbert4rec())
+    states = model(torch.zeros(2, 4, D), real([4, 2], 4))
+    close(states[0, :4], model.norm(model.positions[-4:]))
+    close(states[1, :2], model.norm(model.positions[-2:]))
+
+
+def test_esasrec_weighs_events_by_distance():
+    model = esasrec(blocks=1, heads=1)
+    x = vectors(1, 1).expand(1, LENGTH, D) + 0.0
+    with torch.no_grad():
+        model.blocks[0].bias_HT.fill_(-100.0)
+        model.blocks[0].bias_HT[0, 2] = 100.0
+    x[:, 3] = 1.7  # what the newest event finds two events back
+    alone = model.blocks[0].attention.newest(x[:, -1], x, model.blocks[0].bias_HT.flip(1))
+    value = model.blocks[0].attention.key_value(x[:, 3])[:, D:]
+    close(alone, model.blocks[0].attention.output(value))
+
+
+@pytest.mark.parametrize("make", [sasrec, esasrec, gbert4rec])
 def test_every_parameter_learns(make):
     model = make().train()
     x = vectors(4, LENGTH - 1)
@@ -114,7 +165,7 @@ def test_every_parameter_learns(make):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("make", [sasrec, gbert4rec])
+@pytest.mark.parametrize("make", [sasrec, esasrec, gbert4rec])
 def test_dropout_works_in_training_only(make):
     model, x = make(dropout=0.5), vectors(1, LENGTH - 1)
     lengths = real([LENGTH - 1], LENGTH - 1)
@@ -123,7 +174,7 @@ def test_dropout_works_in_training_only(make):
     assert not torch.equal(model(x, lengths), model(x, lengths))
 
 
-@pytest.mark.parametrize("kind", [SASRec, GBERT4Rec])
+@pytest.mark.parametrize("kind", [SASRec, ESASRec, GBERT4Rec])
 def test_heads_that_do_not_divide_dim_are_refused(kind):
     with pytest.raises(ValueError, match="dim=10 is not a multiple of heads=3"):
         kind(10, heads=3)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from everyitem.cli.signature import options_of, with_options
 from everyitem.learn.fit import fit
+from everyitem.model.encode import Precision
 
 LogFolder = Annotated[Path, typer.Argument(help="A log folder, or a .parquet or .csv file of interactions.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder.")]
@@ -93,3 +94,23 @@ def evaluate(
     if against is not None:
         differences = compare(results[str(model)], results[str(against)])
         console.print(report.comparison_table(differences, a=str(model), b=str(against)))
+
+
+def encoder(
+    model: ModelFolder,
+    log: LogFolder,
+    precision: Annotated[
+        Precision, typer.Option(help="int8: weights in bytes; bf16: computed by OpenVINO; float32: as trained.")
+    ] = "int8",
+    max_users: Annotated[
+        int, typer.Option(help="Test users whose ten best items are compared, at most.", min=1)
+    ] = 2000,
+) -> None:
+    """Let a model answer with a faster encoder, if at least 99 % of the ten best items stay the same."""
+    from everyitem.data.interactions import read_log
+    from everyitem.learn.precision import set_precision
+
+    console = Console(stderr=True)
+    with console.status("comparing the ten best items"):
+        overlap = set_precision(model, read_log(log), precision, max_users=max_users)
+    print(f"{model} answers in {precision}: {overlap:.2%} of the ten best items are those of float32")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from everyitem.data.interactions import Log
     from everyitem.recommender import Recommender
 
-BackboneName = Literal["sasrec", "gbert4rec"]
+BackboneName = Literal["sasrec", "esasrec", "gbert4rec"]
 ItemsName = Literal["pq", "dense"]
 LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
 
@@ -61,7 +61,8 @@ def fit(
     Args:
         log: from `read_log`.
         folder: model folder; created.
-        backbone: "sasrec" (causal) or "gbert4rec" (masked, bidirectional).
+        backbone: "sasrec" (causal), "esasrec" (causal; gated blocks, relative positions) or "gbert4rec" (masked,
+            bidirectional).
         items: "pq" (shared sub-items, frozen byte codes) or "dense" (a vector per item).
         loss: "softmax" (sampled), "gbce", "bce", or "full-softmax" (chunked).
         codes: how PQ codes are assigned. "dense" spends half of the time on a dense model, compresses its vectors

@@ -23,6 +23,7 @@ from everyitem.learn.folder import build_index, metadata_of, write_metrics, writ
 from everyitem.learn.remember import fit_memory
 from everyitem.memory import Memory, count_transitions
 from everyitem.model import loss as losses
+from everyitem.model.esasrec import ESASRec
 from everyitem.model.export import torch_queries
 from everyitem.model.items import DenseItems, Items, PQItems
 from everyitem.model.train import Loss, Objective, Progressed, train
@@ -31,6 +32,7 @@ from everyitem.recommender import Recommender, load
 from everyitem.types import Histories
 
 Settings = dict[str, Any]
+BACKBONES: dict[str, type[Backbone]] = {"sasrec": SASRec, "esasrec": ESASRec, "gbert4rec": GBERT4Rec}
 MAY_CHANGE = ("epochs", "minutes", "patience")
 """Settings that a resumed run may have otherwise: they only say when to stop."""
 
@@ -61,8 +63,7 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
 
 
 def _backbone(settings: Settings) -> Backbone:
-    kind = SASRec if settings["backbone"] == "sasrec" else GBERT4Rec
-    return kind(**{name: settings[name] for name in ("dim", "blocks", "length", "dropout")})
+    return BACKBONES[settings["backbone"]](**{name: settings[name] for name in ("dim", "blocks", "length", "dropout")})
 
 
 def _memory(network: Backbone, table: Items, parts: Split, settings: Settings) -> Memory:

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from everyitem.model.attention import no_past
 from everyitem.model.encode import Encoder, equal_lengths
 from everyitem.model.items import Items
-from everyitem.model.transformer import Backbone
+from everyitem.model.transformer import Backbone, GBERT4Rec
 from everyitem.types import Histories
 
 TOLERANCE = 1e-5
@@ -37,30 +38,41 @@ def history_length(backbone: Backbone) -> int:
 def export_onnx(backbone: Backbone, path: Path) -> float:
     """Write the encoder (U, T, D) -> (U, D) with free U and T, and check it against torch.
 
-    The graph starts at item vectors, not ids: the index has them, so adding an item needs no new export.
+    The graph starts at item vectors, not ids: the index has them, so adding an item needs no new export. That of a
+    causal backbone also takes the state of P past events (U, P, E), P = 0 allowed, and returns that of the T new ones,
+    see `attention.extend`.
 
     Returns:
-        The largest absolute difference from torch on random histories of several lengths.
+        The largest absolute difference from torch on random histories of several lengths, in one piece and in two.
 
     Raises:
         RuntimeError: the difference passes 1e-5 (relative to the largest value).
     """
     backbone = backbone.eval().cpu()
-    example = torch.randn(2, min(3, history_length(backbone)), backbone.dim)
-    shapes = {"x": {0: torch.export.Dim("rows"), 1: torch.export.Dim("time", max=history_length(backbone))}}
+    longest = history_length(backbone)
+    rows, time, past = (
+        torch.export.Dim("rows"),
+        torch.export.Dim("time", max=longest),
+        torch.export.Dim("past", max=longest),
+    )
+    x_UTD = torch.randn(2, min(3, longest), backbone.dim)
+    inputs, shapes = {"x": x_UTD}, {"x": {0: rows, 1: time}}
+    if not isinstance(backbone, GBERT4Rec):
+        width = no_past(x_UTD, len(backbone.blocks)).shape[2]
+        inputs["past"], shapes["past"] = torch.randn(2, 2, width), {0: rows, 1: past}
     with _without_noise():
         program = torch.onnx.export(
-            _Last(backbone).eval(),
-            (example,),
+            _Encoder(backbone).eval(),
+            tuple(inputs.values()),
             dynamo=True,
             dynamic_shapes=shapes,
-            input_names=["x"],
-            output_names=["query"],
+            input_names=list(inputs),
+            output_names=["query", "state"][: len(inputs)],
             verbose=False,
         )
     assert program is not None
     program.save(path, external_data=False)
-    worst = _largest_difference(backbone, Encoder(path, history_length(backbone)))
+    worst = _largest_difference(backbone, Encoder(path, longest))
     if worst > TOLERANCE:
         raise RuntimeError(f"{path}: the exported encoder differs from torch by {worst:.1e}, allowed {TOLERANCE:.0e}")
     return worst
@@ -77,19 +89,25 @@ def _without_noise() -> Iterator[None]:
     logger.addFilter(is_news)
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "# The axis name: rows will not be used", UserWarning)
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
     finally:
         logger.removeFilter(is_news)
 
 
-class _Last(nn.Module):
+class _Encoder(nn.Module):
+    """What is exported: queries, and of a causal backbone the state as well."""
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.backbone.last(x)
+    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        if isinstance(self.backbone, GBERT4Rec):
+            return self.backbone.last(x)
+        assert past is not None
+        return self.backbone.extend(x, past)
 
 
 def _largest_difference(backbone: Backbone, encoder: Encoder) -> float:
@@ -99,5 +117,9 @@ def _largest_difference(backbone: Backbone, encoder: Encoder) -> float:
         x = torch.randn(3, length, backbone.dim, generator=generator) * 0.1
         with torch.inference_mode():
             expected = backbone.last(x).numpy()
-        worst = max(worst, float(np.abs(encoder(x.numpy()) - expected).max() / max(1.0, np.abs(expected).max())))
+        found = [encoder(x.numpy())]
+        if encoder.keeps_state and length > 1:
+            found.append(encoder.extend(x[:, -1:].numpy(), encoder.extend(x[:, :-1].numpy())[1])[0])
+        scale = max(1.0, float(np.abs(expected).max()))
+        worst = max([worst, *(float(np.abs(query - expected).max()) / scale for query in found)])
     return worst

@@ -1,7 +1,8 @@
-"""Backbones: histories of item vectors in, hidden states out: `(x_UTD, real_UT) -> hidden_UTD`.
+"""The published backbones: histories of item vectors in, hidden states out: `(x_UTD, real_UT) -> hidden_UTD`.
 
-They know no items and no loss. Rows are padded on the right, so a causal model needs no padding mask; positions are
-counted from the newest event (its position is always `length` - 1), exactly as with the papers' left padding.
+Backbones know no items and no loss. Rows are padded on the right, so a causal model needs no padding mask. A causal
+model counts positions from the oldest event it sees, so that what it computed for an event stays true when others
+follow; the bidirectional one counts from the newest, as with the papers' left padding.
 """
 
 from typing import Literal
@@ -9,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from everyitem.model.attention import Attention, causal_mask, extend, no_past, start_as_identity
+from everyitem.model.esasrec import ESASRec
 
 
 class Block(nn.Module):
@@ -20,90 +24,46 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, feed_forward: int, activation: str, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout, self.activation = heads, dropout, activation
+        self.dropout, self.activation = dropout, activation
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.attention = Attention(dim, heads, dropout)
         self.widen, self.narrow = nn.Linear(dim, feed_forward), nn.Linear(feed_forward, dim)
 
-    def forward(self, x_UTD: Tensor, allowed: Tensor | None, *, causal: bool, last_only: bool = False) -> Tensor:
-        """One block; with `last_only` the newest position alone is computed (it still attends to all)."""
-        normed = self.attention_norm(x_UTD)
-        x_UTD, asking = (x_UTD[:, -1:], normed[:, -1:]) if last_only else (x_UTD, normed)
-        key, value = self._split(self.key_value(normed)).chunk(2, dim=1)
-        mixed = F.scaled_dot_product_attention(
-            self._split(self.query(asking)),
-            key,
-            value,
-            attn_mask=allowed,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and not last_only,
-        )
-        x_UTD = x_UTD + self._drop(self.output(mixed.transpose(1, 2).flatten(2)))
-        wide = self.widen(self.feed_forward_norm(x_UTD))
+    def forward(self, x_UTD: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """All positions of whole rows."""
+        return self._added(x_UTD, self.attention(self.normed(x_UTD), mask, causal=causal))
+
+    def normed(self, x_UTD: Tensor) -> Tensor:
+        """What attention sees."""
+        return self.attention_norm(x_UTD)  # type: ignore[no-any-return]
+
+    def extend(self, x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
+        """New events behind known ones; see `Attention.extend`."""
+        attended, key_value = self.attention.extend(self.normed(x_UTD), past_UPE, causal_mask(past_UPE, x_UTD))
+        return self._added(x_UTD, attended), key_value
+
+    def newest(self, x_UD: Tensor, seen_UTD: Tensor) -> Tensor:
+        """The newest event alone; see `Attention.newest`."""
+        return self._added(x_UD, self.attention.newest(self.normed(x_UD), seen_UTD))
+
+    def _added(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self._drop(attended)
+        wide = self.widen(self.feed_forward_norm(x))
         wide = F.relu(wide) if self.activation == "relu" else F.gelu(wide)
-        return x_UTD + self._drop(self.narrow(self._drop(wide)))
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(U, T, n D) -> (U, n H, T, D / H)."""
-        return x.view(*x.shape[:2], -1, self.width).transpose(1, 2)
-
-    @property
-    def width(self) -> int:
-        """Dimensions of one head."""
-        return self.query.out_features // self.heads
+        return x + self._drop(self.narrow(self._drop(wide)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
 
-class _Stack(nn.Module):
-    """Positions, blocks and the final norm, shared by the causal and the bidirectional backbone."""
-
-    def __init__(
-        self, dim: int, blocks: int, heads: int, length: int, dropout: float, wide: int, activation: str
-    ) -> None:
-        super().__init__()
-        if dim % heads:
-            raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
-        self.length, self.dropout = length, dropout
-        self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, heads, wide, activation, dropout) for _ in range(blocks))
-        self.norm = nn.LayerNorm(dim)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            # blocks start as the identity: the first query is the newest item's own vector, which codes from
-            # co-occurrence already place near what comes next (docs/log.md)
-            assert isinstance(block, Block)
-            nn.init.zeros_(block.output.weight)
-            nn.init.zeros_(block.narrow.weight)
-
-    def forward(self, x_UTD: Tensor, real_UT: Tensor, *, causal: bool) -> Tensor:
-        lengths = real_UT.sum(1, keepdim=True)
-        from_end = (self.length - lengths + torch.arange(x_UTD.shape[1], device=x_UTD.device)).clamp(0, self.length - 1)
-        x_UTD = F.dropout(x_UTD + F.embedding(from_end, self.positions), self.dropout, self.training)
-        allowed = None if causal else real_UT[:, None, None, :]
-        for block in self.blocks:
-            x_UTD = block(x_UTD, allowed, causal=causal)
-        return self.norm(x_UTD)  # type: ignore[no-any-return]
-
-    def last(self, x_UTD: Tensor, *, causal: bool) -> Tensor:
-        """(U, D) hidden state of the newest position of rows without padding."""
-        x_UTD = x_UTD + self.positions[self.length - x_UTD.shape[1] :]
-        for number, block in enumerate(self.blocks):
-            x_UTD = block(x_UTD, None, causal=causal, last_only=number == len(self.blocks) - 1)
-        return self.norm(x_UTD[:, -1])  # type: ignore[no-any-return]
-
-
 class SASRec(nn.Module):
     """SASRec (arXiv:1808.09781): causal self-attention; every position predicts the next item.
 
+    The paper pads on the left, which counts positions from the newest event; ours are counted from the oldest.
+
     Args:
         dim: D. The published runs use 50 (paper) to 512 (RecJPQ).
-        blocks: attention blocks.
+        blocks: attention blocks, at least one.
         heads: attention heads.
         length: T, the newest events that are seen.
         dropout: on embeddings, attention and both residual branches.
@@ -123,16 +83,29 @@ class SASRec(nn.Module):
         feed_forward: int = 1,
     ) -> None:
         super().__init__()
-        self.dim, self.length = dim, length
-        self.stack = _Stack(dim, blocks, heads, length, dropout, feed_forward * dim, "relu")
+        self.dim, self.length, self.dropout = dim, length, dropout
+        self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
+        made = [Block(dim, heads, feed_forward * dim, "relu", dropout) for _ in range(blocks)]
+        self.blocks, self.norm = nn.ModuleList(made), nn.LayerNorm(dim)
+        start_as_identity(self, [layer for block in made for layer in (block.attention.output, block.narrow)])
 
     def forward(self, x_UTD: Tensor, real_UT: Tensor) -> Tensor:
         """Hidden states (U, T, D); state t has seen events 0..t."""
-        return self.stack(x_UTD, real_UT, causal=True)  # type: ignore[no-any-return]
+        x_UTD = F.dropout(x_UTD + self.positions[: x_UTD.shape[1]], self.dropout, self.training)
+        for block in self.blocks:
+            x_UTD = block(x_UTD, causal=True)
+        return self.norm(x_UTD)  # type: ignore[no-any-return]
 
     def last(self, x_UTD: Tensor) -> Tensor:
         """Queries (U, D) of rows of equal length, 1 <= T <= `length`, without padding."""
-        return self.stack.last(x_UTD, causal=True)
+        return self.extend(x_UTD, no_past(x_UTD, len(self.blocks)))[0]
+
+    def extend(self, x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (U, D) after T more events, P + T <= `length`, and their state (U, T, E); see `attention.py`."""
+        known = past_UPE.shape[1]
+        x_UTD = x_UTD + self.positions[known : known + x_UTD.shape[1]]
+        hidden_UD, state_UTE = extend(list(self.blocks), x_UTD, past_UPE)  # type: ignore[arg-type]
+        return self.norm(hidden_UD), state_UTE
 
 
 class GBERT4Rec(nn.Module):
@@ -143,7 +116,7 @@ class GBERT4Rec(nn.Module):
 
     Args:
         dim: D.
-        blocks: attention blocks.
+        blocks: attention blocks, at least one.
         heads: attention heads.
         length: T, events seen, the mask included.
         dropout: on embeddings, attention and both residual branches.
@@ -163,18 +136,31 @@ class GBERT4Rec(nn.Module):
         feed_forward: int = 4,
     ) -> None:
         super().__init__()
-        self.dim, self.length = dim, length
+        self.dim, self.length, self.dropout = dim, length, dropout
         self.mask_vector = nn.Parameter(torch.randn(dim) * 0.02)
-        self.stack = _Stack(dim, blocks, heads, length, dropout, feed_forward * dim, "gelu")
+        self.positions = nn.Parameter(torch.randn(length, dim) * 0.02)
+        made = [Block(dim, heads, feed_forward * dim, "gelu", dropout) for _ in range(blocks)]
+        self.blocks, self.norm = nn.ModuleList(made), nn.LayerNorm(dim)
+        start_as_identity(self, [layer for block in made for layer in (block.attention.output, block.narrow)])
 
     def forward(self, x_UTD: Tensor, real_UT: Tensor) -> Tensor:
         """Hidden states (U, T, D); every state has seen the whole row."""
-        return self.stack(x_UTD, real_UT, causal=False)  # type: ignore[no-any-return]
+        lengths = real_UT.sum(1, keepdim=True)
+        from_end = (self.length - lengths + torch.arange(x_UTD.shape[1], device=x_UTD.device)).clamp(0, self.length - 1)
+        x_UTD = F.dropout(x_UTD + F.embedding(from_end, self.positions), self.dropout, self.training)
+        for block in self.blocks:
+            x_UTD = block(x_UTD, real_UT[:, None, None, :])
+        return self.norm(x_UTD)  # type: ignore[no-any-return]
 
     def last(self, x_UTD: Tensor) -> Tensor:
         """Queries (U, D) of rows of equal length, 1 <= T < `length`, without padding: the state of an appended mask."""
-        mask = self.mask_vector.expand(x_UTD.shape[0], 1, -1)
-        return self.stack.last(torch.cat([x_UTD, mask], dim=1), causal=False)
+        x_UTD = torch.cat([x_UTD, self.mask_vector.expand(x_UTD.shape[0], 1, -1)], dim=1)
+        x_UTD = x_UTD + self.positions[self.length - x_UTD.shape[1] :]
+        *lower, last = self.blocks
+        for block in lower:
+            x_UTD = block(x_UTD)
+        assert isinstance(last, Block)
+        return self.norm(last.newest(x_UTD[:, -1], last.normed(x_UTD)))  # type: ignore[no-any-return]
 
 
-Backbone = SASRec | GBERT4Rec
+Backbone = SASRec | GBERT4Rec | ESASRec
