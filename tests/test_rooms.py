@@ -125,7 +125,10 @@ def test_only_the_bindings_know_python():
 
 def test_all_but_the_training_rooms_import_without_torch():
     modules = ["everyitem." + path.removesuffix(".py").replace("/", ".") for path in TREES if "__" not in path]
-    learns = ("everyitem.learn.run", "everyitem.learn.folder", "everyitem.learn.remember")
+    learns = (
+        *("everyitem.learn.run", "everyitem.learn.folder", "everyitem.learn.remember"),
+        "everyitem.learn.pruning",
+    )
     trains = ("everyitem.model.", "everyitem.compress.", *learns)
     torch_free = [m for m in modules if not m.startswith(trains)]
     assert "everyitem.learn.fit" in torch_free  # the command line reads its signature

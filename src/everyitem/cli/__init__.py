@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from everyitem.cli import learn, look, measure, use
+from everyitem.cli import compress, learn, look, measure, use
 
 app = typer.Typer(
     name="everyitem",
@@ -36,6 +36,7 @@ app.command()(use.index)
 app.add_typer(items_app, name="items")
 items_app.command("add")(use.items_add)
 items_app.command("remove")(use.items_remove)
+app.command()(compress.prune)
 app.command()(use.export)
 app.command()(look.check)
 app.command()(measure.bench)

@@ -1,6 +1,12 @@
-"""What can be left out? Item codes."""
+"""What can be left out? Item codes; heads, dimensions, neurons and layers of a language model."""
 
 from typing import Literal
 
 CodesName = Literal["dense", "hybrid", "kmeans", "svd-rank", "svd", "bpr", "random"]
 """How items get their codes: from a dense model trained first, from a wide SVD, and so on; see `assign.py`."""
+MethodName = Literal["prunerec", "random", "magnitude", "wanda", "taylor", "shortgpt"]
+"""How it is measured what a language model needs: PruneRec (`importance.py`) or its rivals (`rivals.py`)."""
+KeyValuesName = Literal["balanced", "groups", "expand"]
+"""What happens to grouped key-value heads; see `plan.Plan`."""
+DivergenceName = Literal["forward", "reverse", "js", "skewed-forward", "skewed-reverse"]
+"""How far a cut model's answers are from the uncut one's; see `distil.divergence`."""

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 def save(folder: Path, module: nn.Module, optimiser: Optimizer, counters: dict[str, Any]) -> None:
     """Write a checkpoint; the one before it stays as `<folder>.old` until the new one is complete."""
-    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in _own_tensors(module).items()}
     tensors |= {f"adam.{name}": value for name, value in _optimiser_tensors(optimiser).items()}
     tensors["rng"] = torch.get_rng_state()
     if torch.cuda.is_available():
@@ -58,6 +58,14 @@ def load(folder: Path, module: nn.Module, optimiser: Optimizer) -> dict[str, Any
     return None
 
 
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The module's tensors, those that go by two names (tied embeddings) by the first."""
+    first: dict[tuple[int, torch.Size], str] = {}
+    state = module.state_dict()
+    kept = [name for name, value in state.items() if first.setdefault((value.data_ptr(), value.shape), name) == name]
+    return {name: state[name] for name in kept}
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     try:
         counters: dict[str, Any] = json.loads((path / "counters.json").read_text())
@@ -70,7 +78,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 def _restore(path: Path, tensors: dict[str, Tensor], module: nn.Module, optimiser: Optimizer) -> None:
     try:
-        module.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        module.load_state_dict(own, strict=own.keys() != _own_tensors(module).keys())
     except RuntimeError:
         raise ValueError(
             f"{path}: belongs to a model of another shape; use the same settings or another folder"

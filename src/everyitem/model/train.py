@@ -129,7 +129,7 @@ def train(
 
     Cost: one forward and backward pass per position and epoch. Memory: parameters x 4, plus one batch.
     """
-    precision = "bf16" if _computes_in_bf16() else "float32"
+    precision = "bf16" if computes_in_bf16() else "float32"
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
     torch.manual_seed(seed)
     optimiser = torch.optim.Adam(objective.parameters(), lr=learning_rate, fused=True)
@@ -178,7 +178,7 @@ def _resumed(counters: dict[str, Any], precision: str, folder: Path) -> Progress
     return Progressed(**counters)
 
 
-def _computes_in_bf16() -> bool:
+def computes_in_bf16() -> bool:
     """Whether bf16 is faster here than float32: on such CPUs by 1.7 (docs/log.md), elsewhere it is emulated."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())

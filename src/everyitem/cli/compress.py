@@ -1,0 +1,71 @@
+"""The command that makes models smaller: prune."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from everyitem.cli.learn import AsJson
+from everyitem.cli.signature import options_of, with_options
+from everyitem.learn.prune import prune as prune_model
+
+
+@with_options(options_of(prune_model, without=("show",)))
+def prune(
+    model: Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    log: Annotated[Path, typer.Option(help="A log whose items have titles: what importance is measured on.")],
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Prune a language model that recommends by title, in three restored stages (PruneRec), to a plain checkpoint."""
+    from everyitem.data.interactions import read_log
+
+    console = Console(stderr=as_json)
+    report = prune_model(model, out, read_log(log), show=console.is_terminal, **settings)
+    if as_json:
+        print(json.dumps(report))
+    elif settings["dry_run"]:
+        console.print(_sizes_table(report["stages"]))
+    else:
+        console.print(_report_table(report))
+        console.print(f"model: {out}", markup=False, soft_wrap=True)
+
+
+def _sizes_table(lines: list[dict[str, Any]]) -> Table:
+    table = Table(title="what would stay; inside: parameters without the embeddings")
+    names = {
+        "stage": "after",
+        "key_values": "kv heads",
+        "vocabulary": "tokens",
+        "parameters_without_embeddings": "inside",
+    }
+    for name in lines[0]:
+        table.add_column(names.get(name, name), justify="left" if name == "stage" else "right")
+    table.add_column("share", justify="right")
+    whole = lines[0]["parameters_without_embeddings"]
+    for line in lines:
+        cells = [value if isinstance(value, str) else f"{value:,}" for value in line.values()]
+        table.add_row(*cells, f"{line['parameters_without_embeddings'] / whole:.1%}")
+    return table
+
+
+def _report_table(report: dict[str, Any]) -> Table:
+    table = Table(title="pruned; inside: parameters without the embeddings, ms: to read one row")
+    for name in ("model", "parameters", "inside", "share", "perplexity", "ms"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    lines = [("uncut", report["before"])]
+    for stage in report["stages"]:
+        what = " and ".join(stage["parts"])
+        lines.append((f"{what} cut", stage["cut"]))
+        if "restored" in stage:
+            lines.append(("  restored", stage["restored"]))
+    whole = report["before"]["parameters_without_embeddings"]
+    for name, line in lines:
+        inside = line["parameters_without_embeddings"]
+        cells = (f"{line['parameters']:,}", f"{inside:,}", f"{inside / whole:.1%}", f"{line['perplexity']:.2f}")
+        table.add_row(name, *cells, f"{line['prefill_ms']['median']:.1f}")
+    return table
