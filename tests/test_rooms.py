@@ -25,15 +25,17 @@ ROOMS_KNOWN_TO = {
     "model_folder": {"types", "memory", "data", "index"},
     "recommender": {"types", "memory", "data", "model", "index", "model_folder"},
     "session": {"types", "recommender"},
+    "popularity": {"types", "index"},
+    "recommender": {"types", "memory", "popularity", "data", "model", "index", "model_folder"},
     "evaluate": {"types", "data", "index", "recommender"},
     "bench": {"types", "index"},
-    "serve": {"types", "data", "index", "recommender"},
+    "serve": {"types", "data", "index", "model_folder", "recommender"},
 }
 FILES_THAT_KNOW = {
     "torch": ("model/", "compress/", "learn/"),
     "transformers": ("model/llm.py", "compress/"),
     "ray": ("serve/cluster.py",),
-    "fastapi": ("serve/http.py", "serve/page"),
+    "fastapi": ("serve/http.py", "serve/compatible.py", "serve/page"),
     "everyitem._native": ("index/",),
 }
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -46,6 +46,10 @@ REMEDY = "copy or train the model again"
 FINGERPRINTED_ITEMS = 1000
 
 
+class Overtaken(ValueError):
+    """The folder has changed since its model was read: read it again and repeat the change."""
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What a model folder holds beside the encoder, all of one version."""
@@ -68,7 +72,7 @@ def write(folder: Path, parts: Parts) -> dict[str, Any]:
 
     Raises:
         BlockingIOError: another process is writing.
-        ValueError: the folder has changed since the metadata was read.
+        Overtaken: the folder has changed since the metadata was read.
     """
     new_items, new_metadata = folder / "items.parquet.new", folder / "recommender.json.new"
     with locked(folder):
@@ -178,7 +182,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _refuse_if_changed(folder: Path, metadata: dict[str, Any]) -> None:
     known = metadata.get(FINGERPRINTS)
     if known and (folder / "recommender.json").is_file() and read_metadata(folder)[FINGERPRINTS] != known:
-        raise ValueError(
+        raise Overtaken(
             f"{folder}: changed since this model was loaded; load it again, repeat the change and save, "
             "or save to a folder of its own"
         )

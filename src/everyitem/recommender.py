@@ -21,6 +21,7 @@ from everyitem.memory import Memory
 from everyitem.model.encode import Encoder, equal_lengths
 from everyitem.model_folder import EVENTS as EVENTS
 from everyitem.model_folder import Parts
+from everyitem.popularity import Popularity
 from everyitem.types import Floats, Histories, Ids, TopK
 
 
@@ -72,7 +73,7 @@ class Recommender:
         self.items = items
         self._order = items["item_id"].arg_sort().to_numpy()
         self._sorted_ids = items["item_id"].sort()
-        self._by_popularity = np.argsort(-items[EVENTS].to_numpy(), kind="stable").astype(np.int32)
+        self.popularity = Popularity(items[EVENTS].to_numpy())
 
     # positions ------------------------------------------------------------------------------------------------------
 
@@ -113,7 +114,8 @@ class Recommender:
             seen = histories.padded() if exclude_seen else None
             return self.best(self.encode(histories), histories, k, allow=allow, exclude=seen, threads=threads)
         # every row starts as the popular one; the rows with a history are then overwritten
-        top: list[NDArray[Any]] = [np.repeat(part, len(histories), axis=0) for part in self._popular(k, allow)]
+        popular = self.popularity.top_k(self.index, k, allow=allow)
+        top: list[NDArray[Any]] = [np.repeat(part, len(histories), axis=0) for part in popular]
         asked = np.flatnonzero(~empty)
         if len(asked):
             found = self.rank(histories.select(asked), k, exclude_seen=exclude_seen, allow=allow, threads=threads)
@@ -129,18 +131,6 @@ class Recommender:
         if self.memory is None:
             return self.index.top_k(query_UD, k, **options)
         return raised.top_k(self.index, query_UD, k, *self.memory.remembered(histories), **options)
-
-    def _popular(self, k: int, allow: NDArray[Any] | None) -> TopK:
-        eligible = self._by_popularity[~self.index.removed_I[self._by_popularity]]
-        if allow is not None:
-            eligible = eligible[allow[eligible]]
-        events = self.items[EVENTS].to_numpy()
-        found = eligible[:k]
-        items, scores = np.full((1, k), -1, np.int32), np.full((1, k), -np.inf, np.float32)
-        items[0, : len(found)] = found
-        scores[0, : len(found)] = events[found] / max(1, events.sum())
-        bound = scores[:, -1] if len(eligible) > k else np.full(1, -np.inf, np.float32)
-        return TopK(items, scores, bound, np.zeros(1, np.int64))
 
     # ids ------------------------------------------------------------------------------------------------------------
 
@@ -288,7 +278,10 @@ class Recommender:
         _, rows, _ = self._histories([history])
         if not len(rows[0]):
             raise ValueError("no event of the history is known to this model, so there is no score to explain")
-        query = self.encode(rows)
+        return self.explained(self.encode(rows), rows, position)
+
+    def explained(self, query: Floats, rows: Histories, position: int) -> Explanation:
+        """What `explain` says, for the (1, D) query of one history of positions."""
         score = self.index.scores(query, np.array([[position]], np.int32))[0, 0]
         splits = self._splits(query, position, score)
         if self.memory is not None:
@@ -354,6 +347,15 @@ class Recommender:
         added = self.index.add(vectors=vectors)
         self._use(extended)
         return added
+
+    def update_items(self, items: pl.DataFrame) -> None:
+        """Give known items new attributes (columns of `items` beside item_id); removed ones among them are back.
+
+        Raises ValueError as `add_items` does, with nothing changed.
+        """
+        updated = catalogue.updated(self.items, items, kept=[EVENTS])
+        self.index.restore([self._known(item_id) for item_id in items["item_id"]])
+        self._use(updated)
 
     def remove_items(self, item_ids: list[Any]) -> None:
         """Never recommend these again; histories may still hold them. Unknown ids raise ValueError."""

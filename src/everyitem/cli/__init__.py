@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from everyitem.cli import compress, learn, look, measure, use
+from everyitem.cli import learn, look, measure, serve, use
 
 app = typer.Typer(
     name="everyitem",
@@ -40,6 +41,7 @@ app.command()(compress.prune)
 app.command()(use.export)
 app.command()(look.check)
 app.command()(measure.bench)
+app.command()(serve.serve)
 
 
 def main() -> NoReturn:

@@ -83,5 +83,26 @@ def extended(items: pl.DataFrame, new: pl.DataFrame, *, given: dict[str, Any]) -
     return pl.concat([items, rows], how="diagonal")
 
 
+def updated(items: pl.DataFrame, changed: pl.DataFrame, *, kept: list[str]) -> pl.DataFrame:
+    """The catalogue with other attributes for some of its items, in the same order.
+
+    Args:
+        items: the catalogue.
+        changed: item_id and the attributes to replace, null included; unknown ones are left out.
+        kept: columns that never change.
+
+    Raises:
+        ValueError: an id that is unknown or given twice, or an attribute of another type.
+    """
+    names = [name for name in items.columns if name in changed.columns and name not in (*kept, "item_id")]
+    try:
+        rows = changed.select(pl.col(name).cast(items.schema[name]) for name in ("item_id", *names))
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"the items do not have the catalogue's types ({_first_line(error)})") from None
+    if rows["item_id"].n_unique() < len(rows) or not rows["item_id"].is_in(items["item_id"].implode()).all():
+        raise ValueError("an item_id is given twice or not in the catalogue; update items that are there, once each")
+    return items.update(rows, on="item_id", how="left", include_nulls=True) if names else items
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]

@@ -162,6 +162,12 @@ class DenseIndex:
             gone = door.positions(positions, len(vectors_ID))
             self._state = (vectors_ID, door.marked(removed, gone, len(vectors_ID)))
 
+    def restore(self, positions: ArrayLike) -> None:
+        """Return removed positions again."""
+        with self._writing:
+            vectors_ID, removed = self._state
+            self._state = (vectors_ID, door.unmarked(removed, door.positions(positions, len(vectors_ID))))
+
     def save(self, folder: str | Path) -> Path:
         """Write a new version into the folder and make it current; see `files.save`. `load_index` reads it."""
         vectors_ID, removed = self._state

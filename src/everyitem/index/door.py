@@ -180,6 +180,15 @@ def marked(removed: Bits | None, gone: NDArray[np.int64], num_items: int) -> Bit
     return bits
 
 
+def unmarked(removed: Bits | None, back: NDArray[np.int64]) -> Bits | None:
+    """A copy of the tombstones without these positions."""
+    if removed is None:
+        return None
+    bits = removed.copy()
+    np.bitwise_and.at(bits, back >> 3, ~(1 << (back & 7)).astype(np.uint8))
+    return bits
+
+
 def certified(found: Found, num_items: int, ceilings: Callable[[NDArray[np.bool_]], Floats]) -> TopK:
     """Add the bound: the last score of a finished row, the ceiling of all scores for a row that the deadline stopped.
 

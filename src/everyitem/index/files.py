@@ -198,22 +198,31 @@ def collect_garbage(folder: str | Path) -> list[Path]:
     return gone
 
 
-def _check_answers(folder: str | Path, version: str | None) -> list[str]:
-    from everyitem.index.pq import PQIndex
+def golden_answered(index: Any, folder: str | Path, version: str | None = None) -> bool:
+    """Whether an index as it was opened gives the answer that was recorded when this version was saved, to the bit.
 
+    A PQ index holds its codes twice, as rows and in blocks: both are asked.
+
+    Raises:
+        ValueError: the version holds no golden query.
+    """
     try:
-        index = load_index(folder, version=version)
         sections = open_version(folder, version=version, verify=False).sections
-        answers = [index.top_k(sections["golden_query"], GOLDEN_K)]
-        if isinstance(index, PQIndex):  # it holds its codes twice, as rows and in blocks: both must give the answer
-            answers.append(index.top_k(sections["golden_query"], GOLDEN_K, algorithm="pqtopk"))
+        query, items, scores = (sections[f"golden_{part}"] for part in ("query", "items", "scores"))
     except KeyError as error:
-        return [f"{folder}: section {error} is missing; {REMEDY}"]
+        raise ValueError(f"{folder}: section {error} is missing; {REMEDY}") from None
+    answers = [index.top_k(query, GOLDEN_K)]
+    if hasattr(index, "codes_IM"):
+        answers.append(index.top_k(query, GOLDEN_K, algorithm="pqtopk"))
+    return all(top.items.tobytes() + top.scores.tobytes() == items.tobytes() + scores.tobytes() for top in answers)
+
+
+def _check_answers(folder: str | Path, version: str | None) -> list[str]:
+    try:
+        if golden_answered(load_index(folder, version=version), folder, version):
+            return []
     except ValueError as error:
         return [str(error)]
-    wanted = sections["golden_items"].tobytes() + sections["golden_scores"].tobytes()
-    if all(top.items.tobytes() + top.scores.tobytes() == wanted for top in answers):
-        return []
     return [f"{folder}: the golden query no longer gives the answer recorded at save; {REMEDY}"]
 
 

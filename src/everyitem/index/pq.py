@@ -196,19 +196,20 @@ class PQIndex:
         compiled = isinstance(allow, CompiledFilter)
         state = self._state if algorithm in PAPERS and not compiled else self._arranged()
         query = self._space.asked(query_UD)
-        found = state.catalogue.top_k(
-            query,
-            door.count(k, "k"),
-            *self._filter(allow, len(query), state),
-            door.excluded(exclude, len(query), state.num_items),
-            state.removed,
-            door.seconds(deadline),
-            door.num_threads(threads),
-            algorithm or "planned",
-            gap_factor,
-            door.count(batch_size, "batch_size"),
+        return TopK(
+            *state.catalogue.top_k(
+                query,
+                door.count(k, "k"),
+                *self._filter(allow, len(query), state),
+                door.excluded(exclude, len(query), state.num_items),
+                state.removed,
+                door.seconds(deadline),
+                door.num_threads(threads),
+                algorithm or "planned",
+                gap_factor,
+                door.count(batch_size, "batch_size"),
+            )
         )
-        return TopK(*found)
 
     def compile_filter(self, allow: ArrayLike) -> CompiledFilter:
         """Prepare a filter that many searches will share: they then skip blocks of items with none that is allowed.
@@ -236,13 +237,7 @@ class PQIndex:
         """What `top_k` will cost for each query on one thread: how many items it looks at, and for how long.
 
         The items are those of the blocks whose bounds survive a first threshold. The time is a line through searches
-        for some sample queries, which are run and timed at the first call for a k.
-
-        Args:
-            query_UD, k, allow: as for `top_k`.
-
-        Returns:
-            Cost with (U,) items and microseconds.
+        for some sample queries, which are run and timed at the first call for a k. Takes what `top_k` takes.
 
         Cost: a first threshold and the bounds of all blocks: some 20 us per row at a million items.
         """
@@ -320,6 +315,14 @@ class PQIndex:
             state = self._state
             gone = door.positions(positions, state.num_items)
             self._state = state._replace(removed=door.marked(state.removed, gone, state.num_items))
+
+    def restore(self, positions: ArrayLike) -> None:
+        """Return removed positions again. The next search lays the catalogue out anew: `compact` moved them out."""
+        with self._writing:
+            state = self._state
+            removed = door.unmarked(state.removed, door.positions(positions, state.num_items))
+            if removed is not None and (removed != state.removed).any():
+                self._state = self._stated((state.codes_IM,), None, removed)
 
     def compact(self, queries_UD: ArrayLike | None = None, *, threads: int | None = None) -> None:
         """Lay the catalogue out anew for the fast searches: what was added moves in, what was removed moves out.
