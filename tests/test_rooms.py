@@ -23,7 +23,6 @@ ROOMS_KNOWN_TO = {
     "compress": {"types", "quantise", "model"},
     # The doors read logs and tables in the user's own ids, so they know data as well.
     "model_folder": {"types", "memory", "data", "index"},
-    "recommender": {"types", "memory", "data", "model", "index", "model_folder"},
     "session": {"types", "recommender"},
     "popularity": {"types", "index"},
     "recommender": {"types", "memory", "popularity", "data", "model", "index", "model_folder"},

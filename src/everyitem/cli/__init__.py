@@ -12,8 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from everyitem.cli import compress, learn, look, measure, use
-from everyitem.cli import learn, look, measure, serve, use
+from everyitem.cli import compress, learn, look, measure, serve, use
 
 app = typer.Typer(
     name="everyitem",
