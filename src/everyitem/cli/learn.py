@@ -1,6 +1,7 @@
 """Commands that go from a log to a measured model: prepare, train, evaluate."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,10 +36,13 @@ def prepare(
 def train(
     log: LogFolder, model: Annotated[Path, typer.Argument(help="The model folder to write.")], **settings: Any
 ) -> None:
-    """Train a recommender on a log. The defaults are what won on real data (docs/results.md)."""
+    """Train a recommender on a log. The defaults are what won on real data (docs/results.md).
+
+    Several processes or machines: `torchrun --nproc-per-node 2 --no-python everyitem train LOG MODEL`.
+    """
     from everyitem.data.interactions import read_log
 
-    console = Console()
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of torchrun's processes the first one speaks
     events = read_log(log)
     console.print(f"{events.num_events:,} events of {events.num_users:,} users on {events.num_items:,} items")
     for note in events.notes:

@@ -26,6 +26,7 @@ from everyitem.model import loss as losses
 from everyitem.model.esasrec import ESASRec
 from everyitem.model.export import torch_queries
 from everyitem.model.items import DenseItems, Items, PQItems
+from everyitem.model.ranks import ranks
 from everyitem.model.train import Loss, Objective, Progressed, train
 from everyitem.model.transformer import Backbone, GBERT4Rec, SASRec
 from everyitem.recommender import Recommender, load
@@ -38,8 +39,11 @@ MAY_CHANGE = ("epochs", "minutes", "patience")
 
 
 def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, resume: bool, show: bool) -> Recommender:
-    """Do what `fit` promises, with its keyword arguments in `settings`."""
-    training = folder / "training"
+    """Do what `fit` promises, with its keyword arguments in `settings`.
+
+    Of several processes (`model/ranks.py`) the first writes, and what is long and not training it does alone.
+    """
+    training, first = folder / "training", ranks().is_main_process
     if threads:
         torch.set_num_threads(threads)
     parts = split_log(log, settings["split"], seed=settings["seed"])
@@ -52,13 +56,17 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
             f"after the split ({settings['split']}) {len(rows)} histories are left to train on and "
             f"{len(parts.valid.rows)} users to validate with; give a log with longer histories (4 events or more)"
         )
-    _keep_settings(training, settings, resume)
+    if first:
+        _keep_settings(training, settings, resume)
+    ranks().wait_for_everyone()
     table, facts = _items(log, parts.train, training, settings, network, threads=threads, resume=resume, show=show)
     state = _train(network, table, rows, parts.valid, training, settings, threads=threads, resume=resume, show=show)
-    metadata = metadata_of(network, settings, log, parts)
-    memory = _memory(network, table, parts, settings) if settings["memory"] else None
-    write_model(folder, network, table, log, parts.train.histories, metadata, memory)
-    write_metrics(folder, state, facts, metadata)
+    if first:
+        metadata = metadata_of(network, settings, log, parts)
+        memory = _memory(network, table, parts, settings) if settings["memory"] else None
+        write_model(folder, network, table, log, parts.train.histories, metadata, memory)
+        write_metrics(folder, state, facts, metadata)
+    ranks().wait_for_everyone()
     return load(folder)
 
 
@@ -145,11 +153,12 @@ def _half(minutes: float | None) -> float | None:
 def _pq_items(train_log: Log, settings: Settings, training: Path) -> tuple[PQItems, dict[str, Any]]:
     """PQ item embeddings, and what there is to say about their codes, which are kept for a resumed run."""
     started, path = time.perf_counter(), training / "codes.npz"
-    if not path.is_file():
+    if ranks().is_main_process and not path.is_file():
         found = _assign(train_log, settings, training)
         temporary = training / "codes.new.npz"
         np.savez(temporary, seconds=time.perf_counter() - started, **found.arrays())  # type: ignore[arg-type]
         temporary.replace(path)
+    ranks().wait_for_everyone()
     with np.load(path, allow_pickle=False) as stored:
         assigned, seconds = Assigned.from_arrays(dict(stored)), float(stored["seconds"])
     table = PQItems(

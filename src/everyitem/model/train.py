@@ -6,6 +6,7 @@ checkpoint stores. So a run that was killed and resumed on a CPU ends with the s
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from everyitem.model import checkpoint
 from everyitem.model.items import Items
+from everyitem.model.ranks import agreed, ranks, reseed, several_on_cpu, share_of
 from everyitem.model.transformer import Backbone, GBERT4Rec
 
 MASKED_SHARE = 0.2
@@ -105,7 +107,8 @@ def train(
     """Train until validation stops improving, or time or epochs run out; leaves the best weights in `objective`.
 
     Adam (lr as published), bf16 where the device computes in it, one checkpoint per validation, metrics as JSON lines
-    (`log.jsonl`) and TensorBoard files in `folder`.
+    (`log.jsonl`) and TensorBoard files in `folder`. Started by `torchrun` in several processes, they divide every batch
+    (`ranks.py`) and need the same `folder`.
 
     Args:
         objective: backbone, items and loss.
@@ -129,8 +132,9 @@ def train(
 
     Cost: one forward and backward pass per position and epoch. Memory: parameters x 4, plus one batch.
     """
+    first = ranks().is_main_process
     precision = "bf16" if computes_in_bf16() else "float32"
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=several_on_cpu())
     torch.manual_seed(seed)
     optimiser = torch.optim.Adam(objective.parameters(), lr=learning_rate, fused=True)
     objective, optimiser = accelerator.prepare(objective, optimiser)
@@ -139,11 +143,12 @@ def train(
     state = Progressed(precision)
     if resume and (counters := checkpoint.load(folder / "last", plain, optimiser)) is not None:
         state = _resumed(counters, precision, folder)
+    reseed(seed, state.updates)
 
     with ExitStack() as stack:
-        log = stack.enter_context((folder / "log.jsonl").open("a" if resume else "w"))
-        board = stack.enter_context(SummaryWriter(str(folder)))
-        bar = stack.enter_context(_progress(show))
+        log = stack.enter_context((folder / "log.jsonl" if first else Path(os.devnull)).open("a" if resume else "w"))
+        board = stack.enter_context(SummaryWriter(str(folder), write_to_disk=first))
+        bar = stack.enter_context(_progress(show and first))
         task = bar.add_task("training", total=minutes * 60 if minutes else None, numbers="")
         started = time.perf_counter() - state.seconds
         losses: list[float] = []
@@ -153,18 +158,20 @@ def train(
                     accelerator, objective, optimiser, ids, num_negatives, negatives_per_position, seed, state
                 )
                 losses.append(loss)
-                state.seconds = time.perf_counter() - started
+                state.seconds = agreed(time.perf_counter() - started)
                 bar.update(
                     task, completed=min(state.seconds, (minutes or math.inf) * 60), numbers=_numbers(state, losses)
                 )
                 if state.updates % validate_every == 0 or _over(state, minutes):
                     _validate(plain, validate, folder, state, optimiser, losses, log, board)
+                    reseed(seed, state.updates)
                     if state.stale >= patience or _over(state, minutes):
                         break
             else:
                 state.epoch, state.step = state.epoch + 1, 0
         if losses:  # updates that no validation has seen
             _validate(plain, validate, folder, state, optimiser, losses, log, board)
+    ranks().wait_for_everyone()  # the best weights are there when rank 0 says so
     _keep_best(folder, plain, optimiser)
     return state
 
@@ -203,6 +210,9 @@ def _update(
     asked = int(masked.sum()) if masked is not None else int((ids[:, 1:] >= 0).sum())
     shape = (asked, num_negatives) if per_position else (num_negatives,)
     negatives = rng.integers(0, plain.items.num_items, shape, dtype=np.int32)
+    ids, negatives, masked, weight = share_of(
+        ids, negatives, masked, accelerator.process_index, accelerator.num_processes
+    )
     device = accelerator.device
     with accelerator.autocast():
         loss = objective(*(None if a is None else torch.from_numpy(a).to(device) for a in (ids, negatives, masked)))
@@ -210,7 +220,7 @@ def _update(
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss became {value} at update {state.updates}; lower the learning rate")
     optimiser.zero_grad(set_to_none=True)
-    accelerator.backward(loss)
+    accelerator.backward(loss * weight)
     optimiser.step()
     state.step += 1
     state.updates += 1
@@ -236,9 +246,10 @@ def _validate(
     log: Any,
     board: SummaryWriter,
 ) -> None:
+    first = ranks().is_main_process
     plain.eval()
     with torch.inference_mode():
-        score = validate()
+        score = agreed(validate() if first else 0.0)
     plain.train()
     improved = score > state.best
     if improved:
@@ -251,6 +262,8 @@ def _validate(
     log.flush()
     for name in ("loss", "ndcg@10", "positions_per_second"):
         board.add_scalar(name, line[name], state.updates)
+    if not first:
+        return
     if improved:  # before "last": a run that resumes from there relies on the best weights being stored
         checkpoint.save(folder / "best", plain, optimiser, asdict(state))
     checkpoint.save(folder / "last", plain, optimiser, asdict(state))
