@@ -102,8 +102,9 @@ class SASRec(nn.Module):
 
     def extend(self, x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (U, D) after T more events, P + T <= `length`, and their state (U, T, E); see `attention.py`."""
-        known = past_UPE.shape[1]
-        x_UTD = x_UTD + self.positions[known : known + x_UTD.shape[1]]
+        # looked up, as a slice would tell the exporter that P + T <= length for the example as well
+        place_T = past_UPE.shape[1] + torch.arange(x_UTD.shape[1], device=x_UTD.device)
+        x_UTD = x_UTD + F.embedding(place_T, self.positions)
         hidden_UD, state_UTE = extend(list(self.blocks), x_UTD, past_UPE)  # type: ignore[arg-type]
         return self.norm(hidden_UD), state_UTE
 
