@@ -28,6 +28,9 @@ class Full(Exception):
 class TooLate(Exception):
     """The deadline passed while the question waited."""
 
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the model was free; give it more time, or come back later")
+
 
 class _Entry(NamedTuple, Generic[Question, Answer]):
     question: Question

@@ -37,9 +37,9 @@ class Body(BaseModel):
 class Who(Body):
     """Whose next items: a user of the history store, or a history that comes along."""
 
-    user_id: UserId | None = Field(None, description="A user whose events were sent to /v1/events.")
+    user_id: UserId | None = Field(default=None, description="A user whose events were sent to /v1/events.")
     history: Annotated[list[ItemId], Field(max_length=MAX_HISTORY)] | None = Field(
-        None, description="Item ids, oldest first, instead of user_id; may be empty.", examples=[HISTORY]
+        default=None, description="Item ids, oldest first, instead of user_id; may be empty.", examples=[HISTORY]
     )
 
     @model_validator(mode="after")
@@ -55,23 +55,23 @@ class Recommend(Who):
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"history": HISTORY, "k": 5, "where": "price < 50 and in_stock"}]}
     )
-    k: int = Field(10, ge=1, le=MAX_K)
+    k: int = Field(default=10, ge=1, le=MAX_K)
     where: Annotated[str, StringConstraints(max_length=MAX_WHERE)] | None = Field(
-        None, description="SQL condition on the item attributes, e.g. price < 50 and in_stock."
+        default=None, description="SQL condition on the item attributes, e.g. price < 50 and in_stock."
     )
-    include: ItemIds | None = Field(None, description="Only these items are eligible.")
-    exclude: ItemIds = Field([], description="These items are not.")
-    exclude_seen: bool = Field(True, description="Leave out what the history holds.")
+    include: ItemIds | None = Field(default=None, description="Only these items are eligible.")
+    exclude: ItemIds = Field(default=[], description="These items are not.")
+    exclude_seen: bool = Field(default=True, description="Leave out what the history holds.")
     deadline_ms: float | None = Field(
-        None,
+        default=None,
         gt=0,
         le=MAX_DEADLINE_MS,
         description="Milliseconds until an answer is worth nothing. A search that is cut short returns the best so far "
         "and says exact: false; bound still holds. Without it every answer is exact.",
     )
-    explain: bool = Field(False, description=f"Say why, for the first {MAX_EXPLAINED} items.")
+    explain: bool = Field(default=False, description=f"Say why, for the first {MAX_EXPLAINED} items.")
     return_fields: Annotated[list[Text], Field(max_length=MAX_FIELDS)] = Field(
-        [], description='Attributes to return with every item; ["*"] for all.'
+        default=[], description='Attributes to return with every item; ["*"] for all.'
     )
 
 
@@ -79,7 +79,7 @@ class Found(Recommend):
     """The same question, answered with how the answer was found."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": HISTORY, "k": 5}]})
-    k: int = Field(10, ge=1, le=MAX_EXPLAINED)
+    k: int = Field(default=10, ge=1, le=MAX_EXPLAINED)
 
 
 class Similar(Body):
@@ -87,7 +87,7 @@ class Similar(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "item-003", "k": 5}]})
     item_id: ItemId
-    k: int = Field(10, ge=1, le=MAX_K)
+    k: int = Field(default=10, ge=1, le=MAX_K)
     where: Annotated[str, StringConstraints(max_length=MAX_WHERE)] | None = None
     exclude: ItemIds = []
     return_fields: Annotated[list[Text], Field(max_length=MAX_FIELDS)] = []
@@ -127,10 +127,10 @@ class Item(Body):
 
     item_id: ItemId
     fields: dict[Text, Value] = Field(
-        {}, max_length=MAX_FIELDS, description="Attributes; a new item has null elsewhere."
+        default={}, max_length=MAX_FIELDS, description="Attributes; a new item has null elsewhere."
     )
     like: Annotated[list[ItemId], Field(max_length=100)] = Field(
-        [], description="For a new item: known items among which it is placed, at least one."
+        default=[], description="For a new item: known items among which it is placed, at least one."
     )
 
 

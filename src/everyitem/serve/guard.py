@@ -104,6 +104,8 @@ class Guard:
             LOG.info("request", extra={"fields": said | {"ms": round(seconds * 1e3, 3)} | notes})
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
+            return 431, f"the headers of a request may have {MAX_HEADERS} bytes"
         host = headers.get(b"host", b"").decode("latin-1")
         if self._hosts is not None and re.sub(r":\d+$", "", host).lower() not in self._hosts:
             REFUSED.labels("host").inc()

@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import math
-import time
-from collections.abc import AsyncIterator, Coroutine
+import importlib.util
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -15,30 +13,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 import everyitem
-from everyitem.serve import bodies
-from everyitem.serve.answers import Unknown
-from everyitem.serve.batcher import Full, TooLate
+from everyitem.serve import bodies, compatible
 from everyitem.serve.guard import LOOPBACK, MAX_BODY, Guard
-from everyitem.serve.history import Unavailable
-from everyitem.serve.metrics import REFUSED, exposition
+from everyitem.serve.metrics import exposition
+from everyitem.serve.respond import STATUS, answered, as_json, problem, refused, service_of
 from everyitem.serve.service import Service
 
-GONE = 499
-"""Logged where the client left before its answer."""
-STATUS: dict[type[Exception], int] = {
-    ValueError: 422,
-    Unknown: 404,
-    Full: 503,
-    Unavailable: 503,
-    BlockingIOError: 503,
-    TooLate: 504,
-}
 SAID = {
     400: "Not JSON.",
     401: "No key, or not the right one.",
     403: "Not allowed here.",
     404: "No such item, or no such page.",
     421: "Unknown Host.",
+    431: "Too many headers.",
     422: "The request is at fault; the error says what is allowed.",
     503: "Too much to do, or a store is down; Retry-After says when to come back.",
     504: "The deadline passed before the model was free.",
@@ -47,6 +34,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"description": "The body is too large.", "content": {"text/plain": {}}},
     **{status: {"model": bodies.Problem, "description": text} for status, text in SAID.items()},
 }
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": bodies.Ready, "description": "Not ready."}}
 UserId = Annotated[str, Path(min_length=1, max_length=bodies.MAX_ID)]
 
 router = APIRouter(responses=PROBLEMS)
@@ -76,11 +64,14 @@ def create_app(
     )
     app.state.service = service
     app.include_router(router)
+    app.include_router(compatible.router, responses=PROBLEMS)
+    if importlib.util.find_spec("everyitem.serve.page"):
+        app.include_router(importlib.import_module("everyitem.serve.page").router)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
     ending = lambda: service.draining  # noqa: E731
     app.add_middleware(Guard, api_key=api_key, admin_key=admin_key, hosts=hosts, draining=ending)
     for error in STATUS:
-        app.add_exception_handler(error, _refused)
+        app.add_exception_handler(error, refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     return app
@@ -159,13 +150,15 @@ async def reload(request: Request) -> Response:
     return await answered(request, service_of(request).reload())
 
 
+@router.get("/api/health/live", tags=["compatible"])
 @router.get("/livez", tags=["operation"])
 async def livez() -> dict[str, bool]:
     """The process answers."""
     return {"live": True}
 
 
-@router.get("/readyz", response_model=bodies.Ready, responses={503: {"model": bodies.Ready}}, tags=["operation"])
+@router.get("/api/health/ready", response_model=bodies.Ready, responses=NOT_READY, tags=["compatible"])
+@router.get("/readyz", response_model=bodies.Ready, responses=NOT_READY, tags=["operation"])
 async def readyz(request: Request) -> Response:
     """The model answers its golden query, and the server is not shutting down."""
     service = service_of(request)
@@ -185,77 +178,16 @@ async def metrics() -> Response:
     return Response(await asyncio.to_thread(exposition), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def service_of(request: Request) -> Service:
-    """The service behind the application."""
-    service: Service = request.app.state.service
-    return service
-
-
-async def answered(request: Request, answer: Coroutine[Any, Any, dict[str, Any]], *, user_id: Any = None) -> Response:
-    """The answer as a response; the question is taken back if the client leaves before."""
-    known = request.scope["everyitem"]
-    if user_id is not None:
-        known["notes"]["user"] = service_of(request).hashed(user_id)
-    start = time.perf_counter()
-    task = asyncio.ensure_future(answer)
-    if not await _stays(request, task):
-        return Response(status_code=GONE)
-    content = await task
-    known["notes"]["model_version"] = content["model_version"]
-    content |= {"request_id": known["request_id"], "took_ms": round((time.perf_counter() - start) * 1e3, 3)}
-    return as_json(content)
-
-
-async def _stays(request: Request, task: "asyncio.Task[Any]") -> bool:
-    """Wait until the task is done, or the client is gone."""
-    gone = asyncio.ensure_future(_end(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-    if not task.done():
-        task.cancel()
-        return False
-    return True
-
-
-async def _end(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def as_json(content: Any, status: int = 200) -> Response:
-    """A response whose body was made at once; NaN and infinity are null."""
-    return Response(orjson.dumps(content, default=str), status, media_type="application/json")
-
-
-def _problem(request: Request, status: int, error: str, headers: dict[str, str] | None = None) -> Response:
-    response = as_json({"error": error, "request_id": request.scope["everyitem"]["request_id"]}, status)
-    response.headers.update(headers or {})
-    return response
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
-    text = str(error) or "the deadline passed before the model was free"
-    if status in (503, 504):
-        REFUSED.labels(type(error).__name__.lower()).inc()
-    if status != 503:
-        return _problem(request, status, text)
-    seconds = error.retry_after if isinstance(error, Full) else 1.0
-    return _problem(request, status, text, {"retry-after": str(max(1, math.ceil(seconds)))})
-
-
 async def _invalid(request: Request, error: Exception) -> Response:
     """Where in the request, and what is allowed there; never what was sent."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     if first["type"] == "json_invalid":
-        return _problem(request, 400, f"the body is not JSON (at character {where})")
-    return _problem(request, 422, f"{where}: {first['msg']}" if where else first["msg"])
+        return problem(request, 400, f"the body is not JSON (at character {where})")
+    return problem(request, 422, f"{where}: {first['msg']}" if where else first["msg"])
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(request, error.status_code, str(error.detail), dict(error.headers or {}))
+    return problem(request, error.status_code, str(error.detail), dict(error.headers or {}))

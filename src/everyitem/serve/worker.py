@@ -67,8 +67,8 @@ def main() -> int:
 
 
 def _service(settings: dict[str, Any]) -> Service:
-    live = LiveModel(Path(settings["model"]), announce=_tell_supervisor)
     history = open_history(settings["history"], ttl=settings["ttl"])
+    live = LiveModel(Path(settings["model"]), announce=_tell_supervisor)
     salt = bytes.fromhex(settings["salt"])
     return Service(live, history, salt=salt, most_seconds=settings["most_seconds"])
 
@@ -116,40 +116,48 @@ def _end_with_supervisor() -> None:
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a bound on the bytes and the time of a request's headers, which it does not have."""
 
+    _clock: asyncio.TimerHandle | None = None
+    _header_bytes = 0
+    _in_headers = True
+
     def connection_made(self, transport: Any) -> None:
-        """The clock of the first request starts."""
+        """The first request is expected at once."""
         super().connection_made(transport)
-        self._expect_headers()
+        self._start_clock()
 
     def data_received(self, data: bytes) -> None:
-        """Counted until the headers are complete."""
-        if self._expected is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect_headers()
-        if self._expected is not None:
+        """Bytes count until the headers are complete."""
+        if self._in_headers:
+            self._start_clock()
             self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADERS and b"\r\n\r\n" not in data[:MAX_HEADERS]:
-                self.send_400_response(f"The headers of a request may have {MAX_HEADERS} bytes.")
-                return
         super().data_received(data)
+        if self._in_headers and self._header_bytes > MAX_HEADERS and not self.transport.is_closing():
+            self.send_400_response(f"The headers of a request may have {MAX_HEADERS} bytes.")
 
     def on_headers_complete(self) -> None:
-        """The clock stops."""
-        self._forget_headers()
+        """A request has arrived."""
+        self._in_headers = False
+        self._stop_clock()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """What comes next are headers again."""
+        super().on_message_complete()
+        self._in_headers, self._header_bytes = True, 0
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """The clock stops."""
-        self._forget_headers()
+        """Nothing is expected any more."""
+        self._stop_clock()
         super().connection_lost(exc)
 
-    def _expect_headers(self) -> None:
-        self._header_bytes = 0
-        self._expected: asyncio.TimerHandle | None = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+    def _start_clock(self) -> None:
+        if self._clock is None:
+            self._clock = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
-    def _forget_headers(self) -> None:
-        if self._expected is not None:
-            self._expected.cancel()
-        self._expected = None
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+        self._clock = None
 
 
 class _JsonLines(logging.Formatter):
