@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from everyitem.data.columns import UNREADABLE
 
+FEW_VALUES = 50
+"""Distinct texts of a column that a person can choose from."""
 # polars would open the files and addresses that a condition's subquery names, before it refuses the subquery
 SUBQUERY = re.compile(r"\(\s*(select|values)\b|from\b.*read_", re.IGNORECASE | re.DOTALL)
 
@@ -25,12 +27,31 @@ def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
             raise ValueError("a condition on the columns is needed, without subqueries")
         mask = items.select(pl.sql_expr(where).alias("where"))["where"]
     except (*UNREADABLE, ValueError) as error:
-        raise ValueError(f"where={where!r}: {_first_line(error)}. {columns}") from None
+        problem = _first_line(error).split("; valid columns")[0]  # polars lists them in its own way
+        raise ValueError(f"where={where!r}: {problem}. {columns}") from None
     if mask.dtype != pl.Boolean or len(mask) not in (1, len(items)):
         raise ValueError(
             f"where={where!r} gives {mask.dtype}, not true or false per item; compare a column with a value. {columns}"
         )
     return np.array(np.broadcast_to(mask.fill_null(False).to_numpy(), len(items)))
+
+
+def described(items: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Per column its type and, where there are any, least and most of its numbers or the values of a text with few."""
+    return {name: {"type": str(dtype)} | _range(items[name]) for name, dtype in items.schema.items()}
+
+
+def _range(column: pl.Series) -> dict[str, Any]:
+    if column.dtype.is_numeric():
+        finite = column.cast(pl.Float64).replace([np.inf, -np.inf, np.nan], None)
+        return {"least": finite.min(), "most": finite.max()}
+    if column.dtype == pl.String:
+        for part in (column.head(FEW_VALUES**2), column):  # most columns of many values show it early
+            values = part.drop_nulls().unique()
+            if len(values) > FEW_VALUES:
+                return {}
+        return {"values": values.sort().to_list()}
+    return {}
 
 
 def ids_as(dtype: pl.DataType, ids: pl.Series | list[Any]) -> pl.Series:

@@ -46,7 +46,7 @@ def answers(asked: list[Asked]) -> list[dict[str, Any] | Exception]:
                     if isinstance(one.body, Explain):
                         out[number] = _explained(one)
                     else:
-                        prepared[number] = _search(one)
+                        prepared[number] = search_of(one)
                 except (ValueError, Unknown) as error:
                     out[number] = error
         with STAGE_SECONDS.labels("model").time():
@@ -59,7 +59,7 @@ def answers(asked: list[Asked]) -> list[dict[str, Any] | Exception]:
     return out
 
 
-def _search(one: Asked) -> tuple[Search, int]:
+def search_of(one: Asked) -> tuple[Search, int]:
     """What to look for, and how many events of the history are unknown."""
     version, body = one.version, one.body
     find, num_items = version.recommender.positions, version.index.num_items

@@ -254,6 +254,19 @@ class FoundItem(Scored):
     sub_items: list[dict[str, Any]] = Field(description="split, sub_item, score, place (0: the best of its split).")
 
 
+class Pruned(BaseModel):
+    """Eligible items by the score that their bytes allow; those that a memory raises are not among them."""
+
+    ceiling: float = Field(description="No item can score more.")
+    threshold: float | None = Field(
+        description="Score of the last item of the answer; null: fewer are eligible than k."
+    )
+    step: float = Field(description="The score that a bar stands for.")
+    remembered: int = Field(description="Eligible items that a memory raises.")
+    bars: list[int] = Field(description="Items whose bound is less than 1, 2, 3, ... steps below the ceiling.")
+    passing: int = Field(description="So many bars, the first ones, hold the items that could reach the threshold.")
+
+
 class FoundAnswer(Answer):
     """How an answer was found: what the sub-items score, what bounds left to look at, what was scored in full."""
 
@@ -263,6 +276,7 @@ class FoundAnswer(Answer):
     cost: Cost
     splits: list[SplitPicture] = Field(description="Empty for a model without sub-items.")
     looked_at: int | None = Field(description="Items in blocks that the bounds could not rule out.")
+    pruned: Pruned | None = Field(description="Null without history, for a model without sub-items, or with too many.")
 
 
 class Stored(Answer):
@@ -302,12 +316,21 @@ class Listed(BaseModel):
     fields: dict[str, Any]
 
 
+class Column(BaseModel):
+    """An attribute: its type, the range of numbers, and the values of a text that has few."""
+
+    type: str
+    least: float | None = None
+    most: float | None = None
+    values: list[str] | None = None
+
+
 class Catalogue(Answer):
     """Items whose titles (or ids) contain every word, the most popular first."""
 
     items: list[Listed]
     matches: int
-    columns: dict[str, str] = Field(description="Attributes and their types, for `where` and `return_fields`.")
+    columns: dict[str, Column] = Field(description="Attributes, for `where` and `return_fields`.")
 
 
 class Ready(BaseModel):

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from everyitem.serve.answers import NEVER, Asked, Body, answers
+from everyitem.serve import found
+from everyitem.serve.answers import NEVER, Asked, Body, answers, search_of
 from everyitem.serve.batcher import Batcher
-from everyitem.serve.bodies import MAX_HISTORY, Events, Items, Recommend, Similar
+from everyitem.serve.bodies import MAX_HISTORY, Events, Found, Items, Recommend, Similar
 from everyitem.serve.history import History
 from everyitem.serve.live import Change, LiveModel, NewItem
 from everyitem.serve.metrics import EVENTS, STAGE_SECONDS, WAITING
@@ -61,7 +62,10 @@ class Service:
         history = [] if isinstance(body, Similar) else await self._history_of(body, patience)
         WAITING.set(len(self._model))
         asked = Asked(version, body, history, time.monotonic(), NEVER if milliseconds is None else patience)
-        return await self._model.ask(asked, deadline=patience)
+        answer = await self._model.ask(asked, deadline=patience)
+        if isinstance(body, Found):  # takes long, so not on the thread that others wait for
+            answer["pruned"] = await self._columns.ask(partial(found.pruned, version, search_of(asked)[0]))
+        return answer
 
     async def _history_of(self, body: Any, patience: float) -> list[Any]:
         if body.user_id is None:
@@ -149,10 +153,9 @@ def _called(calls: list[Callable[[], Any]]) -> list[Any]:
 def _listed(version: Version, words: list[str], limit: int) -> dict[str, Any]:
     positions, matches = version.titles_with(words, limit)
     rows = zip(version.ids(positions), version.fields(positions, ["*"]), strict=True)
-    schema = version.recommender.items.schema
     return {
         "model_version": version.name,
         "items": [{"item_id": item_id, "fields": fields} for item_id, fields in rows],
         "matches": matches,
-        "columns": {name: str(dtype) for name, dtype in schema.items()},
+        "columns": version.columns,
     }

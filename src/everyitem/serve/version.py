@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from everyitem import model_folder
+from everyitem.data import catalogue
 from everyitem.index import files
 from everyitem.index.pq import PQIndex
 from everyitem.recommender import Recommender, load
@@ -172,6 +174,11 @@ class Version:
             while len(self._filters) > 1 and len(self._filters) * bits.nbytes > FILTER_BYTES:
                 self._filters.popitem(last=False)
         return bits
+
+    @cached_property
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """What there is to filter by; see `data.catalogue.described`."""
+        return catalogue.described(self.recommender.items)
 
     def fields(self, positions: Ids, names: list[str]) -> list[dict[str, Any]]:
         """Attributes of items, one dictionary each; `["*"]` stands for all.
