@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 import everyitem
-from everyitem.serve import bodies, compatible
+from everyitem.serve import bodies, compatible, page
 from everyitem.serve.guard import LOOPBACK, MAX_BODY, Guard
 from everyitem.serve.metrics import exposition
 from everyitem.serve.respond import STATUS, answered, as_json, problem, refused, service_of
@@ -65,8 +64,7 @@ def create_app(
     app.state.service = service
     app.include_router(router)
     app.include_router(compatible.router, responses=PROBLEMS)
-    if importlib.util.find_spec("everyitem.serve.page"):
-        app.include_router(importlib.import_module("everyitem.serve.page").router)
+    app.include_router(page.router)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
     ending = lambda: service.draining  # noqa: E731
     app.add_middleware(Guard, api_key=api_key, admin_key=admin_key, hosts=hosts, draining=ending)
