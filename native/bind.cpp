@@ -8,6 +8,7 @@
 
 #include "arrange.h"
 #include "bind_catalogue.h"
+#include "bind_two_level.h"
 #include "dispatch.h"
 
 using namespace everyitem;
@@ -136,6 +137,13 @@ NB_MODULE(_native, m) {
              "removed"_a.noconvert().none(), "threads"_a)
         .def("steps", &PQCatalogue::steps, "asked"_a, "k"_a, "batch_size"_a, "threads"_a)
         .def("compile", &PQCatalogue::compile, "allow"_a.noconvert());
+    nb::class_<TwoLevelCatalogue>(m, "TwoLevelCatalogue", "Item vectors in clusters, ready to be searched.")
+        .def(nb::init<In<float, 2>, In<int32_t, 1>, In<int64_t, 1>, In<float, 2>, In<float, 1>, std::optional<float>>(),
+             "vectors_ID"_a.noconvert(), "positions_I"_a.noconvert(), "starts_C"_a.noconvert(),
+             "clusters_CD"_a.noconvert(), "bias_C"_a.noconvert(), "cap"_a.none())
+        .def("top_k", &TwoLevelCatalogue::top_k, "query_UD"_a.noconvert(), "k"_a, "allow"_a.noconvert().none(),
+             "exclude"_a.noconvert().none(), "removed"_a.noconvert().none(), "seconds"_a, "threads"_a)
+        .def("scores", &TwoLevelCatalogue::scores, "query_UD"_a.noconvert(), "rows_UN"_a.noconvert());
     m.def("to_blocks", &to_blocks, "codes_IM"_a.noconvert(), "positions_I"_a.noconvert().none(),
           "recode_MB"_a.noconvert(), "Rows of codes in blocks of 64, split by split.");
     m.def("order", &order, "codes_IM"_a.noconvert(), "tables_MBS"_a.noconvert(), "recode_MB"_a.noconvert(), "threads"_a,

@@ -53,6 +53,12 @@ struct Kernels {
     // folded in halves: 8, 4, 2, 1.
     void (*dots)(const float* query, const float* vectors, int64_t num_vectors, int dim, float* out);
 
+    // x = cap * tanh(x / cap), element by element, in float32 arithmetic that is the same everywhere.
+    void (*cap_logits)(float* x, int64_t count, float cap);
+
+    // sum of exp(x - largest) for x <= largest, in 16 lanes as above; -inf adds nothing.
+    float (*sum_exps)(const float* x, int64_t count, float largest);
+
     // How many of the bits of so many bytes are set.
     int64_t (*count_bits)(const uint8_t* bytes, int64_t count);
 

@@ -51,6 +51,12 @@ void score_table(const float* query, const float* codebooks, int num_splits, int
     }
 }
 
+float fold(float* lane) {
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
 struct Lanes {
     Vec parts[kParts];
 
@@ -64,9 +70,7 @@ struct Lanes {
     float folded() const {
         float lane[kLanes];
         for (int p = 0; p < kParts; ++p) parts[p].store(lane + p * Vec::width);
-        for (int half = kLanes / 2; half > 0; half /= 2)
-            for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-        return lane[0];
+        return fold(lane);
     }
 };
 
@@ -91,6 +95,63 @@ void dots(const float* query, const float* vectors, int64_t num_vectors, int dim
     int64_t i = 0;
     for (; i + kRows <= num_vectors; i += kRows) dot_rows<kRows>(query, vectors + i * dim, dim, out + i);
     for (; i < num_vectors; ++i) dot_rows<1>(query, vectors + i * dim, dim, out + i);
+}
+
+// exp and tanh by +, -, *, / and bits alone, which give one result everywhere; libm's differ in the last place from one
+// release or CPU to the next. Plain loops: the compiler does many elements at once, and each is computed alone. Floats
+// are compared as whole numbers, because a comparison that could trap on NaN would keep it from that.
+constexpr int32_t kMagnitude = 0x7fffffff;
+constexpr int32_t kLargestExponent = __builtin_bit_cast(int32_t, 86.0f);  // beyond, exp is not normal: it is 0
+
+inline int32_t bits_of(float x) { return __builtin_bit_cast(int32_t, x); }
+inline float from_bits(int32_t bits) { return __builtin_bit_cast(float, bits); }
+
+// e^-x = power * (1 + rest) for 0 <= x <= 86, given x's bits; larger ones count as 86. power = 2^n, and rest = e^r - 1
+// with |r| <= ln(2) / 2.
+struct Exp {
+    float power, rest;
+};
+
+inline Exp exp_parts(int32_t bits) {
+    constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: a sum with it ends in the nearest whole number
+    const float x = -from_bits(bits < kLargestExponent ? bits : kLargestExponent);
+    const float rounded = x * kLog2e + kRound;
+    const float whole = rounded - kRound;
+    const float r = (x - whole * kLn2High) - whole * kLn2Low;
+    float polynomial = 1.0f / 5040;
+    polynomial = polynomial * r + 1.0f / 720;
+    polynomial = polynomial * r + 1.0f / 120;
+    polynomial = polynomial * r + 1.0f / 24;
+    polynomial = polynomial * r + 1.0f / 6;
+    polynomial = polynomial * r + 1.0f / 2;
+    const int32_t n = bits_of(rounded) - bits_of(kRound);
+    return {from_bits((n + 127) << 23), r + r * r * polynomial};
+}
+
+void cap_logits(float* x, int64_t count, float cap) {
+    for (int64_t i = 0; i < count; ++i) {
+        const float size = from_bits(bits_of(x[i]) & kMagnitude) / cap;
+        const auto [power, rest] = exp_parts(bits_of(2.0f * size));
+        const float below_one = (power - 1.0f) + power * rest;  // e^(-2 size) - 1
+        const float height = cap * (-below_one / (2.0f + below_one));
+        x[i] = from_bits((bits_of(height) & kMagnitude) | (bits_of(x[i]) & ~kMagnitude));
+    }
+}
+
+inline float exp_of(float x) {  // x <= 0
+    const int32_t bits = bits_of(x) & kMagnitude;
+    const auto [power, rest] = exp_parts(bits);
+    return from_bits(bits > kLargestExponent ? 0 : bits_of(power + power * rest));
+}
+
+float sum_exps(const float* x, int64_t count, float largest) {
+    float lane[kLanes] = {};
+    const int64_t whole = count - count % kLanes;
+    for (int64_t i = 0; i < whole; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lane[j] += exp_of(x[i + j] - largest);
+    for (int64_t i = whole; i < count; ++i) lane[i - whole] += exp_of(x[i] - largest);
+    return fold(lane);
 }
 
 int64_t count_bits(const uint8_t* bytes, int64_t count) {

@@ -49,6 +49,6 @@ constexpr int kTogether = 4;
 
 #include "kernels.inl"
 
-const everyitem::Kernels everyitem::avx512_kernels{"avx512", score_table,     dots, count_bits, extent,
-                                                   quantise, least_in_covers, find, sums};
+const everyitem::Kernels everyitem::avx512_kernels{
+    "avx512", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, sums};
 #endif

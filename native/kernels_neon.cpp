@@ -60,6 +60,6 @@ constexpr int kTogether = 1;
 
 #include "kernels.inl"
 
-const everyitem::Kernels everyitem::neon_kernels{"neon",   score_table,     dots, count_bits, extent,
-                                                 quantise, least_in_covers, find, sums};
+const everyitem::Kernels everyitem::neon_kernels{
+    "neon", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, sums};
 #endif

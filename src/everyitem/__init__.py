@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from everyitem.index.dense import DenseIndex
     from everyitem.index.files import load_index
     from everyitem.index.pq import PQIndex
+    from everyitem.index.two_level import TwoLevelIndex
     from everyitem.learn.fit import fit
     from everyitem.recommender import Recommender, load
     from everyitem.session import Session
@@ -25,6 +26,7 @@ _ROOMS = {
     "DenseIndex": "index.dense",
     "load_index": "index.files",
     "PQIndex": "index.pq",
+    "TwoLevelIndex": "index.two_level",
     "Recommender": "recommender",
     "load": "recommender",
     "Session": "session",
@@ -40,6 +42,7 @@ __all__ = [
     "Recommender",
     "Session",
     "TopK",
+    "TwoLevelIndex",
     "fit",
     "leave_one_out",
     "load",

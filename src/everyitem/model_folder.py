@@ -30,9 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from everyitem.data.columns import UNREADABLE
-from everyitem.index import files
-from everyitem.index.dense import DenseIndex
-from everyitem.index.pq import PQIndex
+from everyitem.index import AnyIndex, files
 from everyitem.memory import Memory
 
 EVENTS = "training_events"
@@ -54,7 +52,7 @@ class Overtaken(ValueError):
 class Parts:
     """What a model folder holds beside the encoder, all of one version."""
 
-    index: PQIndex | DenseIndex
+    index: AnyIndex
     items: pl.DataFrame
     metadata: dict[str, Any]
     memory: Memory | None
@@ -256,7 +254,7 @@ def _own_digest(metadata: dict[str, Any]) -> str:
     return _digest(json.dumps(metadata | {FINGERPRINTS: others}).encode())
 
 
-def _vectors_digest(index: PQIndex | DenseIndex) -> str:
+def _vectors_digest(index: AnyIndex) -> str:
     """Of its first vectors, which is how an early release knew an index again."""
     return _digest(index.vectors(np.arange(min(index.num_items, FINGERPRINTED_ITEMS))).tobytes())
 

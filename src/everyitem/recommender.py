@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from everyitem import model_folder
 from everyitem.data import catalogue
 from everyitem.data.interactions import read_log
-from everyitem.index import door, raised
-from everyitem.index.dense import DenseIndex
-from everyitem.index.pq import PQIndex
+from everyitem.index import AnyIndex, DenseIndex, TwoLevelIndex, door, raised
 from everyitem.memory import Memory
 from everyitem.model.encode import Encoder, equal_lengths
 from everyitem.model_folder import EVENTS as EVENTS
@@ -42,7 +40,8 @@ class Explanation(NamedTuple):
     score: float
     splits: pl.DataFrame
     """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. A dense index
-    has one split, and its sub-item is the item. What a memory adds stands in a last row without split and sub-item."""
+    has one split, and its sub-item is the item; a two-level index has log p(cluster) and log p(item | cluster). What a
+    memory adds stands in a last row without split and sub-item."""
     history: pl.DataFrame
     """item_id, similarity: the history's items nearest to the explained one (cosine), nearest first."""
 
@@ -61,7 +60,7 @@ class Recommender:
     def __init__(
         self,
         encoder: Encoder,
-        index: PQIndex | DenseIndex,
+        index: AnyIndex,
         items: pl.DataFrame,
         metadata: dict[str, Any],
         memory: Memory | None = None,
@@ -305,12 +304,15 @@ class Recommender:
     def _splits(self, query: Floats, position: int, score: np.float32) -> pl.DataFrame:
         if isinstance(self.index, DenseIndex):
             return pl.DataFrame({"split": [0], "sub_item": [position], "score": [score]})
+        if isinstance(self.index, TwoLevelIndex):
+            sub_items = [int(self.index.cluster_of_I[position]), position]
+            return pl.DataFrame({"split": [0, 1], "sub_item": sub_items, "score": self.index.levels(query[0], position)})
         sub_items, splits = self.index.codes_IM[position], np.arange(self.index.num_splits)
         scores = self.index.score_table(query)[0, splits, sub_items]
         return pl.DataFrame({"split": splits, "sub_item": sub_items, "score": scores})
 
     def similar_items(self, item_id: Any, k: int = 10) -> pl.DataFrame:
-        """The k items with the largest inner product with the vector of `item_id`: item_id, score, rank."""
+        """The k best items for the vector of `item_id` as a query: item_id, score (as the index scores), rank."""
         position = np.array([self._known(item_id)], np.int32)
         top = self.index.top_k(self.index.vectors(position), min(k, len(self.items)), exclude=position[None])
         return self.table(pl.Series([item_id]), top).drop("user_id")

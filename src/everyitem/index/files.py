@@ -29,8 +29,7 @@ import everyitem
 from everyitem.types import Floats, Index
 
 if TYPE_CHECKING:
-    from everyitem.index.dense import DenseIndex
-    from everyitem.index.pq import PQIndex
+    from everyitem.index import AnyIndex
 
 Array = NDArray[Any]
 
@@ -62,7 +61,7 @@ def save(folder: str | Path, kind: str, sections: Mapping[str, Array]) -> Path:
 
     Args:
         folder: made if missing.
-        kind: "pq" or "dense".
+        kind: "pq", "dense" or "two-level".
         sections: arrays by name, lower case.
 
     Returns:
@@ -96,7 +95,7 @@ def save(folder: str | Path, kind: str, sections: Mapping[str, Array]) -> Path:
     return folder / name
 
 
-def load_index(folder: str | Path, *, version: str | None = None, verify: bool = True) -> "PQIndex | DenseIndex":
+def load_index(folder: str | Path, *, version: str | None = None, verify: bool = True) -> "AnyIndex":
     """Open a version of an index folder; sections are mapped, not read into memory.
 
     Args:
@@ -112,17 +111,20 @@ def load_index(folder: str | Path, *, version: str | None = None, verify: bool =
     """
     from everyitem.index.dense import DenseIndex
     from everyitem.index.pq import PQIndex
+    from everyitem.index.two_level import TwoLevelIndex
 
     kind, sections = open_version(folder, version=version, verify=verify)
-    index: PQIndex | DenseIndex
+    index: AnyIndex
     try:
         match kind:
             case "pq":
                 index = PQIndex.from_sections(sections, verify=verify)
             case "dense":
                 index = DenseIndex(sections["vectors"])
+            case "two-level":
+                index = TwoLevelIndex.from_sections(sections)
             case _:
-                raise ValueError(f"the kind is {kind!r}, but this release opens 'pq' and 'dense'")
+                raise ValueError(f"the kind is {kind!r}, but this release opens 'pq', 'dense' and 'two-level'")
         removed = sections["removed"]
         if removed.dtype != bool or removed.shape != (index.num_items,):
             raise ValueError(f"removed is {removed.dtype} {removed.shape}, but bool ({index.num_items},) is needed")

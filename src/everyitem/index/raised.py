@@ -5,12 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from everyitem.index import door
-from everyitem.index.dense import DenseIndex
-from everyitem.index.pq import PQIndex
+from everyitem.index import AnyIndex, door
 from everyitem.types import Floats, Ids, TopK
-
-AnyIndex = PQIndex | DenseIndex
 
 
 def top_k(

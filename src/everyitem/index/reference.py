@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from everyitem.index.softmax import capped, log_sum_exp
 from everyitem.types import Floats, Ids, TopK
 
 Bits = NDArray[np.uint8]
@@ -82,6 +83,34 @@ def recjpq_scoring(table_UMB: Floats, codes_IM: NDArray[np.uint8]) -> Floats:
     scores_UI = table_UMB[:, 0, codes_IM[:, 0]]
     for m in range(1, codes_IM.shape[1]):
         scores_UI += table_UMB[:, m, codes_IM[:, m]]
+    return scores_UI
+
+
+def two_level_scores(
+    query_UD: Floats,
+    vectors_ID: Floats,
+    cluster_of_I: Ids,
+    clusters_CD: Floats,
+    bias_C: Floats,
+    cap: float | None = None,
+) -> Floats:
+    """log p(i | q) = log p(c | q) + log p(i | c, q) for c the item's cluster (arXiv:2509.03746, with its correction).
+
+    p(c | q) is a softmax over the clusters that hold items, of capped(<q, clusters[c]>) + bias[c]; p(i | c, q) one over
+    the items of the cluster, of capped(<q, vectors[i]>).
+
+    Returns:
+        (U, I) float32, the bits that the C++ core returns on every CPU.
+    """
+    logits_UI, logits_UC = (capped(dense_scores(query_UD, v), cap) for v in (vectors_ID, clusters_CD))
+    sizes_C = np.bincount(cluster_of_I, minlength=len(clusters_CD))
+    logits_UC = np.where(sizes_C > 0, logits_UC + bias_C, np.float32(-np.inf))
+    cluster_UC = logits_UC - log_sum_exp(logits_UC)[:, None] if len(vectors_ID) else logits_UC
+    scores_UI = np.empty_like(logits_UI)
+    for c in np.flatnonzero(sizes_C):
+        members = np.flatnonzero(cluster_of_I == c)
+        inside = logits_UI[:, members] - log_sum_exp(logits_UI[:, members])[:, None]
+        scores_UI[:, members] = cluster_UC[:, c, None] + inside
     return scores_UI
 
 
@@ -287,6 +316,46 @@ def dense_top_k(
         return dense_scores(query, vectors_ID)
 
     return _searched(query_UD, scores, len(vectors_ID), k, (allow, exclude, removed), seconds)
+
+
+class TwoLevelCatalogue:
+    """The twin of `_native.TwoLevelCatalogue`: scores every item. `positions_I` names the rows, cluster by cluster.
+
+    The clock is read once per row.
+    """
+
+    def __init__(
+        self, vectors_ID: Floats, positions_I: Ids, starts_C: NDArray[np.int64], clusters_CD: Floats, *rest: Any
+    ) -> None:
+        self._positions_I, (bias_C, cap) = positions_I, rest
+        cluster_of_I = np.repeat(np.arange(len(clusters_CD), dtype=np.int32), np.diff(starts_C))
+        self._model = (vectors_ID, cluster_of_I, clusters_CD, bias_C, cap)
+
+    def top_k(
+        self,
+        query_UD: Floats,
+        k: int,
+        allow: Bits | None,
+        exclude: Ids | None,
+        removed: Bits | None,
+        seconds: float,
+        threads: int,
+    ) -> Found:
+        """Packed bits; `threads` is not used."""
+        num_items = len(self._positions_I)
+
+        def scores(query: Floats) -> Floats:
+            out = np.empty((1, num_items), np.float32)
+            out[:, self._positions_I] = two_level_scores(query, *self._model)
+            return out
+
+        found = _searched(query_UD, scores, num_items, k, (allow, exclude, removed), seconds)
+        found[2][found[3] < num_items] = 0  # the logarithm of a probability
+        return found
+
+    def scores(self, query_UD: Floats, rows_UN: NDArray[np.int64]) -> Floats:
+        """(U, N) scores of the items in these rows."""
+        return np.take_along_axis(two_level_scores(query_UD, *self._model), rows_UN, axis=1)
 
 
 def _searched(
