@@ -20,15 +20,16 @@ def tiny_log(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_log, tiny_settings, tmp_path_factory) -> dict[str, Path]:
-    """Model folders trained on it, "pq" and "dense". Not to be changed: see `copied`."""
+    """Model folders trained on it, "pq", "dense" and "two-level". Not to be changed: see `copied`."""
     from everyitem.data.interactions import read_log
     from everyitem.learn.fit import fit
 
     folder = tmp_path_factory.mktemp("models")
     log = read_log(tiny_log)
-    for items in ("pq", "dense"):
+    kinds = ("pq", "dense", "two-level")
+    for items in kinds:
         fit(log, folder / items, items=items, **tiny_settings)
-    return {items: folder / items for items in ("pq", "dense")}
+    return {items: folder / items for items in kinds}
 
 
 @pytest.fixture(scope="session")

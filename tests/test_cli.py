@@ -36,7 +36,7 @@ def test_recommend_filters_explains_and_may_repeat(works, tiny_models, monkeypat
     filtered = json.loads(works(*command, "--where", "price < 20 and in_stock"))
     assert all(record["price"] < 20 and record["in_stock"] for record in filtered)
     why = json.loads(works(*command, "--explain"))[0]["why"]
-    assert set(why) == {"score", "splits", "history"}
+    assert set(why) == {"score", "splits", "history", "in_short"}
     assert sum(split["score"] for split in why["splits"]) == pytest.approx(why["score"], abs=1e-5)
     everything = json.loads(works(*command, "--k", 999, "--no-exclude-seen"))
     assert len(everything) == 400

@@ -306,7 +306,9 @@ class Recommender:
             return pl.DataFrame({"split": [0], "sub_item": [position], "score": [score]})
         if isinstance(self.index, TwoLevelIndex):
             sub_items = [int(self.index.cluster_of_I[position]), position]
-            return pl.DataFrame({"split": [0, 1], "sub_item": sub_items, "score": self.index.levels(query[0], position)})
+            return pl.DataFrame(
+                {"split": [0, 1], "sub_item": sub_items, "score": self.index.levels(query[0], position)}
+            )
         sub_items, splits = self.index.codes_IM[position], np.arange(self.index.num_splits)
         scores = self.index.score_table(query)[0, splits, sub_items]
         return pl.DataFrame({"split": splits, "sub_item": sub_items, "score": scores})

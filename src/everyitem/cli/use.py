@@ -82,11 +82,22 @@ def _recommend_to_file(model: Path, users: Path, out: Path | None, **options: An
 
 def _why(recommender: Any, history: list[Any], item_id: Any) -> dict[str, Any]:
     explanation = recommender.explain(history, item_id)
-    return {
-        "score": explanation.score,
-        "splits": explanation.splits.to_dicts(),
-        "history": explanation.history.head(3).to_dicts(),
-    }
+    splits, history = explanation.splits.to_dicts(), explanation.history.head(3).to_dicts()
+    near = ", ".join(f"{row['item_id']} ({row['similarity']:.2f})" for row in history)
+    in_short = f"near {near}; {_most(recommender, explanation.score, splits)}"
+    return {"score": explanation.score, "splits": splits, "history": history, "in_short": in_short}
+
+
+def _most(recommender: Any, score: float, splits: list[dict[str, Any]]) -> str:
+    """What the score is most made of."""
+    from everyitem.index import TwoLevelIndex
+
+    if isinstance(recommender.index, TwoLevelIndex):
+        cluster, item = (math.exp(row["score"]) for row in splits[:2])
+        return f"cluster {splits[0]['sub_item']} has {cluster:.1%}, the item {item:.1%} of it"
+    best = max(splits, key=lambda row: float(row["score"]))
+    giver = "memory" if best["split"] is None else f"split {best['split']}"
+    return f"{giver} gives {best['score']:.2f} of {score:.2f}"
 
 
 def _table(records: list[dict[str, Any]]) -> Table:
@@ -114,10 +125,7 @@ def _table(records: list[dict[str, Any]]) -> Table:
 
 def _cell(column: str, value: Any) -> str:
     if column == "why":
-        near = ", ".join(f"{row['item_id']} ({row['similarity']:.2f})" for row in value["history"])
-        best = max(value["splits"], key=lambda row: row["score"])
-        giver = "memory" if best["split"] is None else f"split {best['split']}"
-        return f"near {near}; {giver} gives {best['score']:.2f} of {value['score']:.2f}"
+        return str(value["in_short"])
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -221,15 +229,14 @@ def export(
     log: Annotated[Path | None, typer.Option(help="Log whose test histories become queries.")] = None,
     queries: Annotated[int, typer.Option(help="Real query vectors to write (needs --log).")] = 0,
 ) -> None:
-    """Write codes.npy and codebooks.npy (or vectors.npy), and real query vectors, for other tools and benchmarks."""
+    """Write codes and codebooks (or vectors, and clusters) as .npy, and real query vectors, for other tools."""
     import numpy as np
 
-    from everyitem.index.dense import DenseIndex
     from everyitem.recommender import load
 
     recommender = load(model)
     found = recommender.index
-    arrays = {"vectors": found.vectors_ID} if isinstance(found, DenseIndex) else _codes_and_books(found)
+    arrays = _arrays(found)
     if queries:
         if log is None:
             raise ValueError("--queries needs --log: real queries come from real histories")
@@ -245,6 +252,14 @@ def export(
         print(f"{folder / (name + '.npy')}  {array.dtype} {array.shape}")
 
 
-def _codes_and_books(index: Any) -> dict[str, Any]:
+def _arrays(index: Any) -> dict[str, Any]:
+    """What makes the index, by file name."""
+    from everyitem.index import DenseIndex, TwoLevelIndex
+
+    if isinstance(index, DenseIndex):
+        return {"vectors": index.vectors_ID}
+    if isinstance(index, TwoLevelIndex):
+        parts = {"vectors": index.vectors_ID, "cluster_of": index.cluster_of_I}
+        return parts | {"clusters": index.clusters_CD, "bias": index.bias_C}
     arrays = {"codes": index.codes_IM, "codebooks": index.codebooks_MBd}
     return arrays if index.rotation_DD is None else arrays | {"rotation": index.rotation_DD}

@@ -1,9 +1,11 @@
-"""What can be left out? Item codes; heads, dimensions, neurons and layers of a language model."""
+"""What can be left out? Item codes and clusters; heads, dimensions, neurons and layers of a language model."""
 
 from typing import Literal
 
 CodesName = Literal["dense", "hybrid", "kmeans", "svd-rank", "svd", "bpr", "random"]
 """How items get their codes: from a dense model trained first, from a wide SVD, and so on; see `assign.py`."""
+ClustersName = Literal["kmeans", "spectral", "frequency", "random"]
+"""How items are put into clusters for a two-level softmax; see `clusters.py`."""
 MethodName = Literal["prunerec", "random", "magnitude", "wanda", "taylor", "shortgpt"]
 """How it is measured what a language model needs: PruneRec (`importance.py`) or its rivals (`rivals.py`)."""
 KeyValuesName = Literal["balanced", "groups", "expand"]

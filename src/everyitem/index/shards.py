@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from everyitem.index import door, files
-from everyitem.index.dense import DenseIndex
-from everyitem.index.pq import PQIndex
+from everyitem.index import AnyIndex, DenseIndex, PQIndex, TwoLevelIndex, door, files
 from everyitem.types import Floats, Ids, TopK
 
-AnyIndex = PQIndex | DenseIndex
+Additive = PQIndex | DenseIndex
+"""What can be cut: an item's score knows of no other item."""
 
 ALIGNED = 8
 """Shards start at multiples of it, so that a byte of a packed filter belongs to one shard."""
@@ -36,9 +35,18 @@ class Shards(NamedTuple):
     """S + 1 positions, from 0 to the size of the catalogue."""
     versions: list[str]
 
-    def open(self, shard: int, *, verify: bool = True) -> AnyIndex:
+    def open(self, shard: int, *, verify: bool = True) -> Additive:
         """One shard, memory-mapped; its positions count from 0."""
-        return files.load_index(self.folder / f"{shard:04d}", version=self.versions[shard], verify=verify)
+        return _additive(files.load_index(self.folder / f"{shard:04d}", version=self.versions[shard], verify=verify))
+
+
+def _additive(index: AnyIndex) -> Additive:
+    if isinstance(index, TwoLevelIndex):
+        raise ValueError(
+            "a two-level index is not cut into shards, as its scores are probabilities among all items; "
+            "search it whole, or train pq or dense items"
+        )
+    return index
 
 
 def merge_top_k(parts: Sequence[TopK], starts: Sequence[int], k: int) -> TopK:
@@ -109,7 +117,7 @@ def locate(starts: Sequence[int], positions: NDArray[Any]) -> list[tuple[NDArray
     return [(shard == s, positions[shard == s] - start) for s, start in enumerate(starts[:-1])]
 
 
-def outline(index: AnyIndex) -> AnyIndex:
+def outline(index: Additive) -> Additive:
     """An index of one or two items with the ceilings of this one: what is kept of a shard that may not answer."""
     if isinstance(index, DenseIndex):
         return DenseIndex(index.corners_2D)
@@ -117,14 +125,14 @@ def outline(index: AnyIndex) -> AnyIndex:
     return PQIndex(any_code_1M, index.codebooks_MBd, rotation_DD=index.rotation_DD)
 
 
-def unanswered(outlined: AnyIndex, query_UD: ArrayLike, k: int) -> TopK:
+def unanswered(outlined: Additive, query_UD: ArrayLike, k: int) -> TopK:
     """The answer of a shard that was not heard: no item, and a bound that holds for all that it could have found."""
     bound_U = ceilings(outlined, query_UD)
     nothing = np.full((len(bound_U), k), -1, np.int32), np.full((len(bound_U), k), -np.inf, np.float32)
     return TopK(*nothing, bound_U, np.zeros(len(bound_U), np.int64))
 
 
-def ceilings(index: AnyIndex, query_UD: ArrayLike) -> Floats:
+def ceilings(index: Additive, query_UD: ArrayLike) -> Floats:
     """(U,) no item scores more, whatever its code: the best sub-item of every split, summed in the order of a score."""
     if isinstance(index, DenseIndex):
         return index.ceilings(query_UD)
@@ -157,11 +165,12 @@ def save_shards(index_folder: str | Path, folder: str | Path, num_shards: int, *
         version: of the index; None: the current one.
 
     Raises:
-        ValueError: the index is damaged, or has fewer than 8 items per shard.
+        ValueError: the index is damaged, two-level, or has fewer than 8 items per shard.
 
     Cost: that of arranging the catalogue (`PQIndex.compact`), in the memory of one shard.
     """
-    index, version = files.load_index(index_folder, version=version), version or files.current_version(index_folder)
+    index = _additive(files.load_index(index_folder, version=version))
+    version = version or files.current_version(index_folder)
     starts, folder = even_starts(index.num_items, num_shards), Path(folder)
     versions = []
     for shard, (start, stop) in enumerate(pairwise(starts)):
@@ -196,9 +205,9 @@ def read_shards(folder: str | Path) -> Shards:
     return shards
 
 
-def piece(index: AnyIndex, start: int, stop: int) -> AnyIndex:
+def piece(index: Additive, start: int, stop: int) -> Additive:
     """The items of an index from one position to before another, as an index."""
-    made: AnyIndex
+    made: Additive
     if isinstance(index, DenseIndex):
         made = DenseIndex(index.vectors_ID[start:stop])
     else:

@@ -6,7 +6,7 @@ The command line reads it, so nothing heavy is imported until a training starts 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from everyitem.compress import CodesName
+from everyitem.compress import ClustersName, CodesName
 from everyitem.data import SplitName
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from everyitem.recommender import Recommender
 
 BackboneName = Literal["sasrec", "esasrec", "gbert4rec"]
-ItemsName = Literal["pq", "dense"]
+ItemsName = Literal["pq", "dense", "two-level"]
 LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
 
 LARGEST_DENSE_START = 200_000
@@ -34,6 +34,9 @@ def fit(
     loss: LossName = "softmax",
     codes: CodesName | None = None,
     num_splits: int | None = None,
+    clusters: ClustersName = "kmeans",
+    num_clusters: int | None = None,
+    logit_cap: float | None = None,
     warm_start: bool = True,
     memory: int = 32,
     dim: int = 64,
@@ -63,14 +66,20 @@ def fit(
         folder: model folder; created.
         backbone: "sasrec" (causal), "esasrec" (causal; gated blocks, relative positions) or "gbert4rec" (masked,
             bidirectional).
-        items: "pq" (shared sub-items, frozen byte codes) or "dense" (a vector per item).
-        loss: "softmax" (sampled), "gbce", "bce", or "full-softmax" (chunked).
+        items: "pq" (shared sub-items, frozen byte codes), "dense" (a vector per item) or "two-level" (the same, and
+            clusters: first which cluster, then which item of it).
+        loss: "softmax" (sampled; of two-level items their own, which needs no sample), "gbce", "bce", or
+            "full-softmax" (chunked).
         codes: how PQ codes are assigned. "dense" spends half of the time on a dense model, compresses its vectors
             (OPQ) and trains on from there; the others need the log alone, for catalogues whose dense table is too big.
             None: "dense" up to 200,000 items, "hybrid" beyond.
         num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond.
-        warm_start: dense item vectors start from an SVD of the log, as those of "kmeans" and "hybrid" codes do. The
-            published models start at random.
+        clusters: of two-level items: "kmeans" or "spectral" of the log's SVD, "frequency" (dealt out by popularity) or
+            "random". None has more than twice the fair share of items.
+        num_clusters: C; None: the root of the number of items.
+        logit_cap: logits x of two-level items become cap tanh(x / cap); the published runs have 30. None: they stay.
+        warm_start: dense and two-level item vectors start from an SVD of the log, as those of "kmeans" and "hybrid"
+            codes do. The published models start at random.
         memory: successors remembered per item, at most. Beside the query's vector the model then knows which items
             stood in the history and what came after its last events (`everyitem.memory`); its weights are fitted
             after training, on the validation users. 0: vectors alone, as published.
@@ -122,11 +131,15 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
         raise ValueError(f"memory is {settings['memory']}; allowed: 0 (vectors alone) or more")
     if not 0 <= settings["dropout"] < 1:
         raise ValueError(f"dropout is {settings['dropout']}; allowed: 0 to less than 1")
-    for name in ("learning_rate", "minutes"):
+    for name in ("learning_rate", "minutes", "logit_cap"):
         if settings[name] is not None and not settings[name] > 0:
             raise ValueError(f"{name} is {settings[name]}; allowed: more than 0")
     dim, num_splits = settings["dim"], settings["num_splits"]
     if settings["items"] == "pq" and (num_splits > 64 or dim % num_splits):
         raise ValueError(f"num_splits={num_splits} must divide dim={dim} and be at most 64; choose other values")
+    if settings["items"] == "two-level" and settings["loss"] != "softmax":
+        raise ValueError(f"loss is {settings['loss']}; two-level items have one of their own, so allowed: softmax")
+    if settings["num_clusters"] is not None and not 1 <= settings["num_clusters"] <= log.num_items:
+        raise ValueError(f"num_clusters is {settings['num_clusters']}; allowed: 1 to {log.num_items}, the items")
     if EVENTS in log.items.columns:
         raise ValueError(f"the items have a column {EVENTS}, which the model folder uses itself; rename it")

@@ -12,23 +12,25 @@ from safetensors.torch import save_file
 import everyitem
 from everyitem.data.interactions import Log
 from everyitem.data.splits import Split
-from everyitem.index.dense import DenseIndex
+from everyitem.index import AnyIndex, DenseIndex, PQIndex, TwoLevelIndex
 from everyitem.index.files import open_version
-from everyitem.index.pq import PQIndex
 from everyitem.memory import Memory
 from everyitem.model.encode import Encoder
 from everyitem.model.export import export_onnx, history_length
 from everyitem.model.items import Items
 from everyitem.model.train import Progressed
 from everyitem.model.transformer import Backbone
+from everyitem.model.two_level import TwoLevelItems
 from everyitem.model_folder import EVENTS, MEMORY
 from everyitem.recommender import Recommender
 from everyitem.types import Histories
 
 
-def build_index(table: Items) -> PQIndex | DenseIndex:
+def build_index(table: Items) -> AnyIndex:
     """The index of trained item embeddings."""
     arrays: dict[str, Any] = table.arrays()
+    if isinstance(table, TwoLevelItems):
+        return TwoLevelIndex(**arrays, logit_cap=table.logit_cap)
     return DenseIndex(**arrays) if "vectors_ID" in arrays else PQIndex(**arrays)
 
 

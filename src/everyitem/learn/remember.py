@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everyitem.index.raised import AnyIndex
+from everyitem.index import AnyIndex, TwoLevelIndex
 from everyitem.memory import NUM_FEATURES, Memory, Transitions, remember
 from everyitem.types import Floats, Histories, Ids
 
 BEST = 128
 """Items that are not remembered whose scores are counted exactly; a sample stands for the rest."""
 SAMPLE = 8192
+LEAST = 1e-6
+"""Probability left to all other items where rounding leaves less."""
 RIDGE = 1e-3
 STEPS = 60
 
@@ -84,7 +86,14 @@ def _most_likely(
 
 
 def _log_sum_of_the_rest(index: AnyIndex, query_UD: Floats, remembered_UN: Ids, best_UK: Floats, seed: int) -> Floats:
-    """(U,) log of the sum of exp(score) over the items that are not remembered: the best exactly, others by sample."""
+    """(U,) log of the sum of exp(score) over the items that are not remembered: the best exactly, others by sample.
+
+    The scores of a two-level index are log-probabilities of all items, so there the sum is known.
+    """
+    if isinstance(index, TwoLevelIndex):
+        own_UN = np.where(remembered_UN >= 0, index.scores(query_UD, np.maximum(remembered_UN, 0)), -np.inf)
+        rest: Floats = np.log(np.maximum(1 - np.exp(own_UN.astype(np.float64)).sum(axis=1), LEAST)).astype(np.float32)
+        return rest
     drawn = np.random.default_rng(seed).integers(0, index.num_items, SAMPLE).astype(np.int32)
     score_US = query_UD @ index.vectors(drawn).T
     weight = math.log(index.num_items / SAMPLE)

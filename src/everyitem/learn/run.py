@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from everyitem.compress.assign import Assigned, assign_codes, compress_vectors, starting_vectors
+from everyitem.compress.clusters import assign_clusters
 from everyitem.data.batches import Batches, windows
 from everyitem.data.interactions import Log
 from everyitem.data.splits import Holdout, Split, split_log
@@ -29,8 +30,9 @@ from everyitem.model.items import DenseItems, Items, PQItems
 from everyitem.model.ranks import ranks
 from everyitem.model.train import Loss, Objective, Progressed, train
 from everyitem.model.transformer import Backbone, GBERT4Rec, SASRec
+from everyitem.model.two_level import TwoLevelItems
 from everyitem.recommender import Recommender, load
-from everyitem.types import Histories
+from everyitem.types import Floats, Histories
 
 Settings = dict[str, Any]
 BACKBONES: dict[str, type[Backbone]] = {"sasrec": SASRec, "esasrec": ESASRec, "gbert4rec": GBERT4Rec}
@@ -99,7 +101,7 @@ def _train(
     one_negative = settings["loss"] == "bce"
     has_dense_start = settings["items"] == "pq" and settings["codes"] == "dense"
     return train(
-        Objective(network, table, _loss(settings["loss"], table.num_items)),
+        Objective(network, table, _loss(settings, table.num_items)),
         Batches(rows, positions=settings["batch_positions"], seed=settings["seed"]),
         training,
         validate=partial(_validation_ndcg, network, table, valid, threads),
@@ -112,7 +114,9 @@ def _train(
     )
 
 
-def _loss(name: str, num_items: int) -> Loss:
+def _loss(settings: Settings, num_items: int) -> Loss:
+    if settings["items"] == "two-level":
+        return losses.two_level_softmax
     base_rate = math.log(num_items)
     functions: dict[str, Loss] = {
         "softmax": losses.sampled_softmax,
@@ -120,7 +124,7 @@ def _loss(name: str, num_items: int) -> Loss:
         "bce": partial(losses.gbce, calibration=0.0, offset=base_rate),
         "full-softmax": losses.full_softmax,
     }
-    return functions[name]
+    return functions[settings["loss"]]
 
 
 def _validation_ndcg(network: Backbone, table: Items, valid: Holdout, threads: int | None) -> float:
@@ -133,9 +137,10 @@ def _items(
 ) -> tuple[Items, dict[str, Any]]:
     """Item embeddings, and what there is to say about them for `metrics.json`."""
     if settings["items"] == "dense":
-        histories, num_items, dim = train_log.histories, log.num_items, settings["dim"]
-        start = starting_vectors(histories, num_items, dim, seed=settings["seed"]) if settings["warm_start"] else None
-        return DenseItems(num_items, dim, vectors_ID=start), {}
+        start = _starting_vectors(train_log, settings) if settings["warm_start"] else None
+        return DenseItems(log.num_items, settings["dim"], vectors_ID=start), {}
+    if settings["items"] == "two-level":
+        return _two_level_items(train_log, settings, training)
     if settings["codes"] != "dense":
         return _pq_items(train_log, settings, training)
     dense = training / "dense"
@@ -144,6 +149,31 @@ def _items(
     network.load_state_dict(load_file(dense / "encoder.safetensors"))
     table, facts = _pq_items(train_log, settings, training)
     return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
+
+
+def _starting_vectors(train_log: Log, settings: Settings) -> Floats:
+    return starting_vectors(train_log.histories, train_log.num_items, settings["dim"], seed=settings["seed"])
+
+
+def _two_level_items(train_log: Log, settings: Settings, training: Path) -> tuple[TwoLevelItems, dict[str, Any]]:
+    """Item embeddings in clusters, which are kept for a resumed run."""
+    started, path = time.perf_counter(), training / "clusters.npy"
+    vectors_ID = _starting_vectors(train_log, settings)
+    if not path.is_file():
+        events_I = np.bincount(train_log.histories.events(), minlength=train_log.num_items)
+        asked = settings["clusters"], settings["num_clusters"]
+        temporary = training / "clusters.new.npy"
+        np.save(temporary, assign_clusters(vectors_ID, events_I, *asked, seed=settings["seed"]), allow_pickle=False)
+        temporary.replace(path)
+    cluster_of_I = np.load(path, allow_pickle=False)
+    table = TwoLevelItems(
+        cluster_of_I,
+        settings["dim"],
+        vectors_ID=vectors_ID if settings["warm_start"] else None,
+        logit_cap=settings["logit_cap"],
+    )
+    sizes = {"clusters": len(table.sizes), "largest_cluster": int(table.sizes.max())}
+    return table, {"clustering_seconds": time.perf_counter() - started} | sizes
 
 
 def _half(minutes: float | None) -> float | None:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyitem.model.two_level import TwoLevelItems
+
 
 class DenseItems(nn.Module):
     """One trained vector per item: 4 D bytes each, and as much again twice for the optimiser.
@@ -106,7 +108,7 @@ class PQItems(nn.Module):
         return {"codes_IM": self.codes.cpu().numpy(), "codebooks_MBd": codebooks, **rotation}
 
 
-Items = DenseItems | PQItems
+Items = DenseItems | PQItems | TwoLevelItems
 
 
 def _dot(hidden_ND: Tensor, vectors: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from everyitem.model.items import Items
+from everyitem.model.two_level import TwoLevelItems
 
 CHUNK_LOGITS = 1 << 26
 """Most logits alive at once in the full softmax: 256 MiB in float32."""
@@ -88,6 +89,38 @@ def full_softmax(
     positive = (hidden_ND * items(targets_N)).sum(-1).float()
     loss: Tensor = (torch.logsumexp(torch.stack(sums, 1), 1) - positive).mean()
     return loss
+
+
+def two_level_softmax(
+    items: Items,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    negatives: Tensor | None = None,
+    own_NT: Tensor | None = None,
+    *,
+    words_VD: Tensor | None = None,
+) -> Tensor:
+    """Two-level softmax (arXiv:2509.03746): mean of -log p(w) over words and -log p(c) - log p(i | c) over items.
+
+    The first level is one softmax over the V words and the C clusters, the second one over the items of the target's
+    cluster. Nothing is sampled: this is the likelihood that `TwoLevelIndex` ranks by.
+
+    Args:
+        items: `TwoLevelItems`.
+        hidden_ND: hidden states.
+        targets_N: positions of items, and -1 - w for word w.
+        negatives, own_NT: not used.
+        words_VD: output vectors of the words; None: there are none, and every target is an item.
+
+    Cost: N (V + C + items of a cluster) D in time, the same without D in logits.
+    """
+    assert isinstance(items, TwoLevelItems)
+    logits_N, num_words, is_item = items.cluster_logits(hidden_ND), 0, targets_N >= 0
+    if words_VD is not None:
+        logits_N, num_words = torch.cat([items.capped(hidden_ND @ words_VD.T), logits_N], 1), len(words_VD)
+    of_cluster = num_words + items.cluster_of[targets_N.clamp(min=0)]
+    first = F.cross_entropy(logits_N, torch.where(is_item, of_cluster, -1 - targets_N), reduction="sum")
+    return (first + items.inside(hidden_ND[is_item], targets_N[is_item])) / len(targets_N)
 
 
 def _chunk_logsumexp(items: Items, hidden_ND: Tensor, part: Tensor) -> Tensor:
