@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everyitem.index import door
-from everyitem.index.dense import DenseIndex
-from everyitem.index.pq import PQIndex
+from everyitem.index import AnyIndex, door
 from everyitem.types import Ids, TopK
 
 STEP = 4096
@@ -28,7 +26,7 @@ class Popularity:
 
     def top_k(
         self,
-        index: PQIndex | DenseIndex,
+        index: AnyIndex,
         k: int,
         *,
         allow: NDArray[Any] | None = None,

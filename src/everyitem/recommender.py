@@ -39,9 +39,8 @@ class Explanation(NamedTuple):
 
     score: float
     splits: pl.DataFrame
-    """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. A dense index
-    has one split, and its sub-item is the item; a two-level index has log p(cluster) and log p(item | cluster). What a
-    memory adds stands in a last row without split and sub-item."""
+    """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. For a dense
+    index it is the item, for a two-level one cluster and item. What a memory adds stands in a last row without split."""
     history: pl.DataFrame
     """item_id, similarity: the history's items nearest to the explained one (cosine), nearest first."""
 
@@ -302,16 +301,14 @@ class Recommender:
         return np.float32(shares[0] if len(shares) else 0)
 
     def _splits(self, query: Floats, position: int, score: np.float32) -> pl.DataFrame:
-        if isinstance(self.index, DenseIndex):
-            return pl.DataFrame({"split": [0], "sub_item": [position], "score": [score]})
+        parts: tuple[Any, Any] = [position], [score]
         if isinstance(self.index, TwoLevelIndex):
-            sub_items = [int(self.index.cluster_of_I[position]), position]
-            return pl.DataFrame(
-                {"split": [0, 1], "sub_item": sub_items, "score": self.index.levels(query[0], position)}
-            )
-        sub_items, splits = self.index.codes_IM[position], np.arange(self.index.num_splits)
-        scores = self.index.score_table(query)[0, splits, sub_items]
-        return pl.DataFrame({"split": splits, "sub_item": sub_items, "score": scores})
+            cluster, *levels = self.index.levels(query[0], position)
+            parts = [cluster, position], levels
+        elif not isinstance(self.index, DenseIndex):
+            codes = self.index.codes_IM[position]
+            parts = codes, self.index.score_table(query)[0, range(len(codes)), codes]
+        return pl.DataFrame({"split": range(len(parts[0])), "sub_item": parts[0], "score": parts[1]})
 
     def similar_items(self, item_id: Any, k: int = 10) -> pl.DataFrame:
         """The k best items for the vector of `item_id` as a query: item_id, score (as the index scores), rank."""

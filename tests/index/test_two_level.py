@@ -7,6 +7,7 @@ import pytest
 import xxhash
 
 from everyitem.index import TwoLevelIndex, files, load_index
+from everyitem.index.shards import merge_top_k, save_shards
 from everyitem.index.softmax import capped, log_sum_exp
 
 NUM_ITEMS, C, D, U = 300, 12, 16, 5
@@ -72,7 +73,8 @@ def test_leaving_the_second_normaliser_out_would_rank_otherwise():
 def test_the_levels_add_up_to_the_very_score():
     index = made(logit_cap=3.0)
     for item in (0, 17, 299):
-        of_cluster, inside = index.levels(QUERIES[0], item)
+        cluster, of_cluster, inside = index.levels(QUERIES[0], item)
+        assert cluster == CLUSTER_OF[item]
         assert of_cluster + inside == index.scores(QUERIES[:1], [[item]])[0, 0]
         assert max(of_cluster, inside) <= 0
 
@@ -88,6 +90,29 @@ def test_removed_items_keep_their_probability():
     index, before = made(), made().scores(QUERIES, np.tile(np.arange(NUM_ITEMS), (U, 1)))
     index.remove(np.arange(0, NUM_ITEMS, 2))
     assert (index.scores(QUERIES, np.tile(np.arange(NUM_ITEMS), (U, 1))) == before).all()
+
+
+def test_a_removed_item_can_come_back():
+    index, before = made(), made().top_k(QUERIES, 5)
+    index.remove(before.items.ravel())
+    assert not np.isin(before.items, index.top_k(QUERIES, 5).items).any()
+    index.restore(before.items.ravel())
+    assert index.top_k(QUERIES, 5).items.tolist() == before.items.tolist()
+
+
+def test_answers_of_parts_cut_out_by_filters_merge_to_the_whole():
+    index, part_of = made(), np.arange(NUM_ITEMS) % 3
+    for k in (1, 7, NUM_ITEMS):
+        parts = [index.top_k(QUERIES, k, allow=part_of == part) for part in range(3)]
+        merged = merge_top_k(parts, [0, 0, 0, NUM_ITEMS], k)
+        whole = index.top_k(QUERIES, k)
+        assert all(merged[part].tobytes() == whole[part].tobytes() for part in range(3))
+
+
+def test_a_catalogue_of_probabilities_is_not_cut_into_shards(tmp_path):
+    made().save(tmp_path / "index")
+    with pytest.raises(ValueError, match="two-level index is not cut into shards"):
+        save_shards(tmp_path / "index", tmp_path / "shards", 2)
 
 
 def test_new_items_join_the_cluster_whose_mean_is_nearest():

@@ -199,18 +199,18 @@ class TwoLevelIndex:
         scores: Floats = state.catalogue.scores(query, rows_UN)
         return scores
 
-    def levels(self, query_D: ArrayLike, item: int) -> tuple[np.float32, np.float32]:
-        """What an item's score is made of: (log p(cluster), log p(item | cluster)); their float32 sum is the score."""
+    def levels(self, query_D: ArrayLike, item: int) -> tuple[int, np.float32, np.float32]:
+        """What an item's score is the float32 sum of: its cluster, log p(cluster), log p(item | cluster)."""
         state, core = self._state, load_core()
         query = self._queries(np.asarray(query_D)[None], state)
         row = state.rows_I[door.positions(item, len(state.rows_I))[0]]
-        cluster = np.searchsorted(state.starts_C, row, side="right") - 1
+        cluster = int(np.searchsorted(state.starts_C, row, side="right")) - 1
         start, stop = state.starts_C[cluster : cluster + 2]
         clusters_1C = capped(core.dense_scores(query, state.clusters_CD), self.logit_cap) + state.bias_C
         clusters_1C[:, np.diff(state.starts_C) == 0] = -np.inf
         inside_1N = capped(core.dense_scores(query, state.vectors_ID[start:stop]), self.logit_cap)
         of_cluster = clusters_1C[0, cluster] - log_sum_exp(clusters_1C)[0]
-        return of_cluster, inside_1N[0, row - start] - log_sum_exp(inside_1N)[0]
+        return cluster, of_cluster, inside_1N[0, row - start] - log_sum_exp(inside_1N)[0]
 
     def vectors(self, positions: ArrayLike) -> Floats:
         """(N, D) float32: the vectors at these positions."""
@@ -260,6 +260,13 @@ class TwoLevelIndex:
             state = self._state
             gone = door.positions(positions, len(state.positions_I))
             self._state = state._replace(removed=door.marked(state.removed, gone, len(state.positions_I)))
+
+    def restore(self, positions: ArrayLike) -> None:
+        """Return removed positions again."""
+        with self._writing:
+            state = self._state
+            back = door.positions(positions, len(state.positions_I))
+            self._state = state._replace(removed=door.unmarked(state.removed, back))
 
     def rebalance(self, max_cluster_size: int) -> int:
         """Halve clusters until none has more items: what a visit costs stays bounded however many items were added.
