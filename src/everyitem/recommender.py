@@ -40,7 +40,7 @@ class Explanation(NamedTuple):
     score: float
     splits: pl.DataFrame
     """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. For a dense
-    index it is the item, for a two-level one cluster and item. What a memory adds stands in a last row without split."""
+    index it is the item, for a two-level one cluster and item. A memory adds a last row, without split."""
     history: pl.DataFrame
     """item_id, similarity: the history's items nearest to the explained one (cosine), nearest first."""
 

@@ -3,6 +3,7 @@
 The command line reads it, so nothing heavy is imported until a training starts (`run.py`).
 """
 
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from everyitem.data.interactions import Log
     from everyitem.recommender import Recommender
 
-BackboneName = Literal["sasrec", "esasrec", "gbert4rec"]
+BackboneName = Literal["sasrec", "esasrec", "gbert4rec", "llm"]
 ItemsName = Literal["pq", "dense", "two-level"]
 LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
 
@@ -21,7 +22,8 @@ LARGEST_DENSE_START = 200_000
 """Items up to which a dense model is trained first and items get 32 bytes; docs/log.md has the reasons."""
 _NOT_SETTINGS = ("log", "folder", "resume", "show", "threads", "small")
 """Locals of `fit` that are no settings of the result."""
-_SIZES = ("num_splits", "dim", "blocks", "num_negatives", "batch_positions")
+_SIZES = ("num_splits", "dim", "blocks", "num_negatives", "batch_positions", "lora_rank", "pack")
+_OF_LANGUAGE_MODELS = ("language_model", "prompt", "lora_rank", "pack", "gradient_checkpointing")
 _COUNTS = ("epochs", "patience", "validate_every", "threads")
 
 
@@ -43,6 +45,11 @@ def fit(
     blocks: int = 2,
     length: int = 50,
     dropout: float = 0.2,
+    language_model: str | None = None,
+    prompt: str = "{item}",
+    lora_rank: int | None = None,
+    pack: int | None = None,
+    gradient_checkpointing: bool = False,
     num_negatives: int = 2048,
     learning_rate: float = 1e-3,
     batch_positions: int = 1600,
@@ -64,8 +71,8 @@ def fit(
     Args:
         log: from `read_log`.
         folder: model folder; created.
-        backbone: "sasrec" (causal), "esasrec" (causal; gated blocks, relative positions) or "gbert4rec" (masked,
-            bidirectional).
+        backbone: "sasrec" (causal), "esasrec" (causal; gated blocks, relative positions), "gbert4rec" (masked,
+            bidirectional) or "llm" (a causal language model in which an item is one position).
         items: "pq" (shared sub-items, frozen byte codes), "dense" (a vector per item) or "two-level" (the same, and
             clusters: first which cluster, then which item of it).
         loss: "softmax" (sampled; of two-level items their own, which needs no sample), "gbce", "bce", or
@@ -83,10 +90,17 @@ def fit(
         memory: successors remembered per item, at most. Beside the query's vector the model then knows which items
             stood in the history and what came after its last events (`everyitem.memory`); its weights are fitted
             after training, on the validation users. 0: vectors alone, as published.
-        dim: D, a multiple of `num_splits`.
+        dim: D, a multiple of `num_splits`; with a language model the size of an item vector before its projection.
         blocks: attention blocks.
         length: T, events of a history that the model sees.
-        dropout: everywhere in the backbone.
+        dropout: everywhere in the backbone; of a language model on item vectors and in attention.
+        language_model: Hugging Face folder, .gguf file or name on the hub of the "llm" backbone. None: a small Qwen2
+            with random weights, of hidden size `dim` (a multiple of 32) and `blocks` layers.
+        prompt: of a language model: words before the first item and after every item, as in
+            "Bought so far: {item}, ".
+        lora_rank: train low-rank updates of the language model (LoRA); None trains its weights.
+        pack: lay histories end to end in rows of so many tokens; None: a row per history.
+        gradient_checkpointing: less memory, a third more time; of a language model.
         num_negatives: K, shared by a batch.
         learning_rate: of Adam.
         batch_positions: padded positions per batch.
@@ -134,6 +148,7 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
     for name in ("learning_rate", "minutes", "logit_cap"):
         if settings[name] is not None and not settings[name] > 0:
             raise ValueError(f"{name} is {settings[name]}; allowed: more than 0")
+    _check_language_model(settings)
     dim, num_splits = settings["dim"], settings["num_splits"]
     if settings["items"] == "pq" and (num_splits > 64 or dim % num_splits):
         raise ValueError(f"num_splits={num_splits} must divide dim={dim} and be at most 64; choose other values")
@@ -143,3 +158,11 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
         raise ValueError(f"num_clusters is {settings['num_clusters']}; allowed: 1 to {log.num_items}, the items")
     if EVENTS in log.items.columns:
         raise ValueError(f"the items have a column {EVENTS}, which the model folder uses itself; rename it")
+
+
+def _check_language_model(settings: dict[str, Any]) -> None:
+    given = [name for name in _OF_LANGUAGE_MODELS if settings[name] != signature(fit).parameters[name].default]
+    if given and settings["backbone"] != "llm":
+        raise ValueError(f"{given[0]} is a setting of language models; give backbone llm, or leave it out")
+    if settings["lora_rank"] and settings["language_model"] is None:
+        raise ValueError("lora_rank updates a trained language model; name one by language_model, or leave it out")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import everyitem
 from everyitem.data.interactions import Log
@@ -16,14 +17,18 @@ from everyitem.index import AnyIndex, DenseIndex, PQIndex, TwoLevelIndex
 from everyitem.index.files import open_version
 from everyitem.memory import Memory
 from everyitem.model.encode import Encoder
+from everyitem.model.esasrec import ESASRec
 from everyitem.model.export import export_onnx, history_length
 from everyitem.model.items import Items
 from everyitem.model.train import Progressed
-from everyitem.model.transformer import Backbone
+from everyitem.model.transformer import Backbone, GBERT4Rec, SASRec
 from everyitem.model.two_level import TwoLevelItems
 from everyitem.model_folder import EVENTS, MEMORY
 from everyitem.recommender import Recommender
 from everyitem.types import Histories
+
+LANGUAGE_MODEL = "language_model"
+"""Folder inside a model folder: the backbone as plain Hugging Face files."""
 
 
 def build_index(table: Items) -> AnyIndex:
@@ -61,16 +66,35 @@ def write_model(
     metadata: dict[str, Any],
     memory: Memory | None = None,
 ) -> None:
-    """Write everything that answers: encoder (safetensors and ONNX), index, items, metadata, model card."""
-    save_file(
-        {name: value.contiguous() for name, value in network.state_dict().items()}, folder / "encoder.safetensors"
-    )
+    """Write everything that answers: weights, encoder as ONNX, index, items, metadata, model card."""
+    _write_weights(network, table, folder)
     metadata["export_error"] = export_onnx(network, folder / "encoder.onnx")
     events = np.bincount(train_histories.events(), minlength=log.num_items)
     items = log.items.with_columns(pl.Series(EVENTS, events, dtype=pl.Int64))
     encoder = Encoder(folder / "encoder.onnx", metadata["history_length"])
     Recommender(encoder, build_index(table), items, metadata, memory).save(folder)
     (folder / "README.md").write_text(_model_card(metadata))
+
+
+def _write_weights(network: Backbone, table: Items, folder: Path) -> None:
+    """The backbone's weights; beside those of a language model, in its own folder, stand those of its items."""
+    if isinstance(network, SASRec | ESASRec | GBERT4Rec):
+        _save_state(network, folder / "encoder.safetensors")
+    else:
+        network.save(folder / LANGUAGE_MODEL)
+        _save_state(table, folder / "item_head.safetensors")
+
+
+def read_weights(network: Backbone, folder: Path) -> None:
+    """Give a backbone the weights that were written to a model folder."""
+    if isinstance(network, SASRec | ESASRec | GBERT4Rec):
+        network.load_state_dict(load_file(folder / "encoder.safetensors"))
+    else:
+        network.restore(folder / LANGUAGE_MODEL)
+
+
+def _save_state(module: nn.Module, path: Path) -> None:
+    save_file({name: value.contiguous() for name, value in module.state_dict().items()}, path)
 
 
 def write_metrics(folder: Path, state: Progressed, facts: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -4,13 +4,13 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from everyitem.compress.assign import Assigned, assign_codes, compress_vectors, starting_vectors
 from everyitem.compress.clusters import assign_clusters
@@ -20,13 +20,14 @@ from everyitem.data.splits import Holdout, Split, split_log
 from everyitem.evaluate.measures import ndcg, ranks_of
 from everyitem.index.dense import DenseIndex
 from everyitem.index.files import load_index
-from everyitem.learn.folder import build_index, metadata_of, write_metrics, write_model
+from everyitem.learn.folder import build_index, metadata_of, read_weights, write_metrics, write_model
 from everyitem.learn.remember import fit_memory
 from everyitem.memory import Memory, count_transitions
 from everyitem.model import loss as losses
 from everyitem.model.esasrec import ESASRec
 from everyitem.model.export import torch_queries
 from everyitem.model.items import DenseItems, Items, PQItems
+from everyitem.model.projection import Projection
 from everyitem.model.ranks import ranks
 from everyitem.model.train import Loss, Objective, Progressed, train
 from everyitem.model.transformer import Backbone, GBERT4Rec, SASRec
@@ -35,7 +36,7 @@ from everyitem.recommender import Recommender, load
 from everyitem.types import Floats, Histories
 
 Settings = dict[str, Any]
-BACKBONES: dict[str, type[Backbone]] = {"sasrec": SASRec, "esasrec": ESASRec, "gbert4rec": GBERT4Rec}
+BACKBONES: dict[str, Callable[..., Backbone]] = {"sasrec": SASRec, "esasrec": ESASRec, "gbert4rec": GBERT4Rec}
 MAY_CHANGE = ("epochs", "minutes", "patience")
 """Settings that a resumed run may have otherwise: they only say when to stop."""
 
@@ -73,7 +74,27 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
 
 
 def _backbone(settings: Settings) -> Backbone:
+    if settings["backbone"] == "llm":
+        return _language_model(settings)
     return BACKBONES[settings["backbone"]](**{name: settings[name] for name in ("dim", "blocks", "length", "dropout")})
+
+
+def _language_model(settings: Settings) -> Backbone:
+    from everyitem.model.llm import LLM, load_language_model, small_language_model  # transformers: seconds to import
+
+    source = settings["language_model"]
+    if source is None:
+        model, tokenizer = small_language_model(settings["dim"], settings["blocks"]), None
+    else:
+        model, tokenizer = load_language_model(source)
+    names = ("length", "prompt", "dropout", "lora_rank", "pack", "gradient_checkpointing")
+    network = LLM(model, tokenizer, **{name: settings[name] for name in names})
+    if settings["items"] == "pq" and network.dim % settings["num_splits"]:
+        raise ValueError(
+            f"num_splits={settings['num_splits']} must divide the language model's hidden size {network.dim}; choose "
+            "another value"
+        )
+    return network
 
 
 def _memory(network: Backbone, table: Items, parts: Split, settings: Settings) -> Memory:
@@ -138,24 +159,32 @@ def _items(
     """Item embeddings, and what there is to say about them for `metrics.json`."""
     if settings["items"] == "dense":
         start = _starting_vectors(train_log, settings) if settings["warm_start"] else None
-        return DenseItems(log.num_items, settings["dim"], vectors_ID=start), {}
+        projection = _projection(network, settings)
+        return DenseItems(log.num_items, settings["dim"], vectors_ID=start, projection=projection), {}
     if settings["items"] == "two-level":
-        return _two_level_items(train_log, settings, training)
+        return _two_level_items(train_log, settings, training, _projection(network, settings))
     if settings["codes"] != "dense":
-        return _pq_items(train_log, settings, training)
+        return _pq_items(train_log, settings, training, network.dim)
     dense = training / "dense"
     if not (training / "codes.npz").is_file():
         learn(log, dense, settings | {"items": "dense", "memory": 0, "minutes": _half(settings["minutes"])}, **running)
-    network.load_state_dict(load_file(dense / "encoder.safetensors"))
-    table, facts = _pq_items(train_log, settings, training)
+    read_weights(network, dense)
+    table, facts = _pq_items(train_log, settings, training, network.dim)
     return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
+
+
+def _projection(network: Backbone, settings: Settings) -> Projection | None:
+    """A language model is wider than an item needs to be."""
+    return Projection(settings["dim"], network.dim) if settings["backbone"] == "llm" else None
 
 
 def _starting_vectors(train_log: Log, settings: Settings) -> Floats:
     return starting_vectors(train_log.histories, train_log.num_items, settings["dim"], seed=settings["seed"])
 
 
-def _two_level_items(train_log: Log, settings: Settings, training: Path) -> tuple[TwoLevelItems, dict[str, Any]]:
+def _two_level_items(
+    train_log: Log, settings: Settings, training: Path, projection: Projection | None
+) -> tuple[TwoLevelItems, dict[str, Any]]:
     """Item embeddings in clusters, which are kept for a resumed run."""
     started, path = time.perf_counter(), training / "clusters.npy"
     vectors_ID = _starting_vectors(train_log, settings)
@@ -171,6 +200,7 @@ def _two_level_items(train_log: Log, settings: Settings, training: Path) -> tupl
         settings["dim"],
         vectors_ID=vectors_ID if settings["warm_start"] else None,
         logit_cap=settings["logit_cap"],
+        projection=projection,
     )
     sizes = {"clusters": len(table.sizes), "largest_cluster": int(table.sizes.max())}
     return table, {"clustering_seconds": time.perf_counter() - started} | sizes
@@ -180,31 +210,32 @@ def _half(minutes: float | None) -> float | None:
     return None if minutes is None else minutes / 2
 
 
-def _pq_items(train_log: Log, settings: Settings, training: Path) -> tuple[PQItems, dict[str, Any]]:
-    """PQ item embeddings, and what there is to say about their codes, which are kept for a resumed run."""
+def _pq_items(train_log: Log, settings: Settings, training: Path, dim: int) -> tuple[PQItems, dict[str, Any]]:
+    """PQ item embeddings, and what there is to say about their codes, which are kept for a resumed run.
+
+    They live in the backbone's own space: M B sub-items are few, and projecting them would only bind them.
+    """
     started, path = time.perf_counter(), training / "codes.npz"
     if ranks().is_main_process and not path.is_file():
-        found = _assign(train_log, settings, training)
+        found = _assign(train_log, settings, training, dim)
         temporary = training / "codes.new.npz"
         np.savez(temporary, seconds=time.perf_counter() - started, **found.arrays())  # type: ignore[arg-type]
         temporary.replace(path)
     ranks().wait_for_everyone()
     with np.load(path, allow_pickle=False) as stored:
         assigned, seconds = Assigned.from_arrays(dict(stored)), float(stored["seconds"])
-    table = PQItems(
-        assigned.codes_IM, settings["dim"], codebooks_MBd=assigned.codebooks_MBd, rotation_DD=assigned.rotation_DD
-    )
+    table = PQItems(assigned.codes_IM, dim, codebooks_MBd=assigned.codebooks_MBd, rotation_DD=assigned.rotation_DD)
     return table, {"coding_seconds": seconds, "ties": assigned.ties._asdict()}
 
 
-def _assign(train_log: Log, settings: Settings, training: Path) -> Assigned:
+def _assign(train_log: Log, settings: Settings, training: Path, dim: int) -> Assigned:
     num_splits, seed = settings["num_splits"], settings["seed"]
     if settings["codes"] == "dense":
         index = load_index(training / "dense" / "index")
         assert isinstance(index, DenseIndex)
         return compress_vectors(np.array(index.vectors_ID), num_splits, seed=seed)
     histories, num_items = train_log.histories, train_log.num_items
-    return assign_codes(histories, num_items, settings["codes"], num_splits, dim=settings["dim"], seed=seed)
+    return assign_codes(histories, num_items, settings["codes"], num_splits, dim=dim, seed=seed)
 
 
 def _keep_settings(folder: Path, settings: Settings, resume: bool) -> None:

@@ -59,11 +59,14 @@ def load(folder: Path, module: nn.Module, optimiser: Optimizer) -> dict[str, Any
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors, those that go by two names (tied embeddings) by the first."""
+    """What training changes: no frozen parameters, which are as they were built, and tied ones by their first name."""
+    frozen = {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
     first: dict[tuple[int, torch.Size], str] = {}
-    state = module.state_dict()
-    kept = [name for name, value in state.items() if first.setdefault((value.data_ptr(), value.shape), name) == name]
-    return {name: state[name] for name in kept}
+    return {
+        name: value
+        for name, value in module.state_dict().items()
+        if name not in frozen and first.setdefault((value.data_ptr(), value.shape), name) == name
+    }
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -78,8 +81,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 def _restore(path: Path, tensors: dict[str, Tensor], module: nn.Module, optimiser: Optimizer) -> None:
     try:
-        own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        module.load_state_dict(own, strict=own.keys() != _own_tensors(module).keys())
+        stored = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        module.load_state_dict(stored, strict=stored.keys() != _own_tensors(module).keys())
     except RuntimeError:
         raise ValueError(
             f"{path}: belongs to a model of another shape; use the same settings or another folder"

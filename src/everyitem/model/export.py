@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from everyitem.model.attention import no_past
 from everyitem.model.encode import Encoder, equal_lengths
+from everyitem.model.esasrec import ESASRec
 from everyitem.model.items import Items
-from everyitem.model.transformer import Backbone, GBERT4Rec
+from everyitem.model.transformer import Backbone, SASRec
 from everyitem.types import Histories
 
 TOLERANCE = 1e-5
@@ -38,9 +39,9 @@ def history_length(backbone: Backbone) -> int:
 def export_onnx(backbone: Backbone, path: Path) -> float:
     """Write the encoder (U, T, D) -> (U, D) with free U and T, and check it against torch.
 
-    The graph starts at item vectors, not ids: the index has them, so adding an item needs no new export. That of a
-    causal backbone also takes the state of P past events (U, P, E), P = 0 allowed, and returns that of the T new ones,
-    see `attention.extend`.
+    The graph starts at item vectors, not ids: the index has them, so adding an item needs no new export. That of SASRec
+    and eSASRec also takes the state of P past events (U, P, E), P = 0 allowed, and returns that of the T new ones, see
+    `attention.extend`.
 
     Returns:
         The largest absolute difference from torch on random histories of several lengths, in one piece and in two.
@@ -57,7 +58,7 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
     )
     x_UTD = torch.randn(2, min(3, longest), backbone.dim)
     inputs, shapes = {"x": x_UTD}, {"x": {0: rows, 1: time}}
-    if not isinstance(backbone, GBERT4Rec):
+    if isinstance(backbone, SASRec | ESASRec):
         width = no_past(x_UTD, len(backbone.blocks)).shape[2]
         inputs["past"], shapes["past"] = torch.randn(2, 2, width), {0: rows, 1: past}
     with _without_noise():
@@ -97,16 +98,16 @@ def _without_noise() -> Iterator[None]:
 
 
 class _Encoder(nn.Module):
-    """What is exported: queries, and of a causal backbone the state as well."""
+    """What is exported: queries, and of a backbone that keeps it the state as well."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        if isinstance(self.backbone, GBERT4Rec):
+        if past is None:
             return self.backbone.last(x)
-        assert past is not None
+        assert isinstance(self.backbone, SASRec | ESASRec)
         return self.backbone.extend(x, past)
 
 

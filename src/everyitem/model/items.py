@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyitem.model.projection import Projection, projected
 from everyitem.model.two_level import TwoLevelItems
 
 
@@ -20,26 +21,35 @@ class DenseItems(nn.Module):
         num_items: I.
         dim: D.
         vectors_ID: vectors to start from; None draws them from N(0, .02^2).
+        projection: into the space of the backbone, where that is another one: there an item is P(vector).
     """
 
-    def __init__(self, num_items: int, dim: int, *, vectors_ID: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        *,
+        vectors_ID: NDArray[np.float32] | None = None,
+        projection: Projection | None = None,
+    ) -> None:
         super().__init__()
+        self.projection = nn.Identity() if projection is None else projection
         self.num_items, self.dim = num_items, dim
         self.vectors = nn.Parameter(
             torch.randn(num_items, dim) * 0.02 if vectors_ID is None else torch.tensor(vectors_ID)
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) int positions -> (..., D)."""
-        return F.embedding(ids.long(), self.vectors)
+        """(...) int positions -> (..., D), of the backbone."""
+        return self.projection(F.embedding(ids.long(), self.vectors))  # type: ignore[no-any-return]
 
     def scores(self, hidden_ND: Tensor, ids: Tensor) -> Tensor:
         """(N, K) scores of candidates: ids (K,) shared by all rows, or (N, K)."""
         return _dot(hidden_ND, self(ids))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What the index is built from: `vectors_ID` float32."""
-        return {"vectors_ID": self.vectors.detach().float().cpu().numpy()}
+        """What the index is built from: `vectors_ID` float32, projected."""
+        return {"vectors_ID": projected(self.vectors, self.projection)}
 
 
 class PQItems(nn.Module):

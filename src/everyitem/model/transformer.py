@@ -5,7 +5,7 @@ model counts positions from the oldest event it sees, so that what it computed f
 follow; the bidirectional one counts from the newest, as with the papers' left padding.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from everyitem.model.attention import Attention, causal_mask, extend, no_past, start_as_identity
 from everyitem.model.esasrec import ESASRec
+
+if TYPE_CHECKING:
+    from everyitem.model.llm import LLM  # transformers takes seconds to import
 
 
 class Block(nn.Module):
@@ -164,4 +167,4 @@ class GBERT4Rec(nn.Module):
         return self.norm(last.newest(x_UTD[:, -1], last.normed(x_UTD)))  # type: ignore[no-any-return]
 
 
-Backbone = SASRec | GBERT4Rec | ESASRec
+Backbone: TypeAlias = "SASRec | GBERT4Rec | ESASRec | LLM"

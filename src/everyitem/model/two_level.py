@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from everyitem.model.projection import Projection, projected
+
 
 class TwoLevelItems(nn.Module):
     """One trained vector per item and one per cluster; clusters are frozen.
@@ -18,6 +20,7 @@ class TwoLevelItems(nn.Module):
         cluster_of_I: integers, below C = the largest + 1; a cluster may be empty.
         dim: D.
         vectors_ID: vectors to start from; None draws them from N(0, .02^2). Clusters start at the mean of their items.
+        projection: of items and clusters into the space of the backbone, where that is another one.
         logit_cap: logits x become cap tanh(x / cap), here and in the index; the paper's is 30. None: they stay.
     """
 
@@ -33,10 +36,12 @@ class TwoLevelItems(nn.Module):
         dim: int,
         *,
         vectors_ID: NDArray[np.float32] | None = None,
+        projection: Projection | None = None,
         logit_cap: float | None = None,
     ) -> None:
         super().__init__()
         self.num_items, self.dim, self.logit_cap = len(cluster_of_I), dim, logit_cap
+        self.projection = nn.Identity() if projection is None else projection
         cluster_of = torch.from_numpy(np.ascontiguousarray(cluster_of_I, np.int64))
         sizes, members = torch.bincount(cluster_of), torch.argsort(cluster_of, stable=True)
         layout = {"members": members, "rows": torch.argsort(members), "starts": sizes.cumsum(0) - sizes, "sizes": sizes}
@@ -50,8 +55,8 @@ class TwoLevelItems(nn.Module):
         self.clusters = nn.Parameter(sums / sizes.clamp(min=1)[:, None])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) int positions -> (..., D)."""
-        return F.embedding(ids.long(), self.vectors)
+        """(...) int positions -> (..., D), of the backbone."""
+        return self.projection(F.embedding(ids.long(), self.vectors))  # type: ignore[no-any-return]
 
     def capped(self, logits: Tensor) -> Tensor:
         """float32 logits, capped as the index caps them."""
@@ -60,7 +65,7 @@ class TwoLevelItems(nn.Module):
 
     def cluster_logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, C) float32 logits of the clusters; -inf for those without items."""
-        return self.capped(hidden_ND @ self.clusters.T).masked_fill(self.sizes == 0, -torch.inf)
+        return self.capped(hidden_ND @ self.projection(self.clusters).T).masked_fill(self.sizes == 0, -torch.inf)
 
     def inside(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of -log p(i | c, h) over rows and their targets.
@@ -89,7 +94,7 @@ class TwoLevelItems(nn.Module):
         """
         inside = [
             part.log_softmax(1)
-            for part in torch.split(self.capped(hidden_ND @ self.vectors[self.members].T), self.sizes.tolist(), 1)
+            for part in torch.split(self.capped(hidden_ND @ self(self.members).T), self.sizes.tolist(), 1)
         ]
         of_cluster = self.cluster_logits(hidden_ND).log_softmax(1)
         every_NI = of_cluster[:, self.cluster_of] + torch.cat(inside, 1)[:, self.rows]
@@ -97,5 +102,5 @@ class TwoLevelItems(nn.Module):
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What the index is built from: `vectors_ID`, `clusters_CD` float32, `cluster_of_I` int64."""
-        vectors, clusters = (part.detach().float().cpu().numpy() for part in (self.vectors, self.clusters))
+        vectors, clusters = (projected(table, self.projection) for table in (self.vectors, self.clusters))
         return {"vectors_ID": vectors, "cluster_of_I": self.cluster_of.cpu().numpy(), "clusters_CD": clusters}
