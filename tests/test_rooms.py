@@ -23,9 +23,14 @@ ROOMS_KNOWN_TO = {
     "compress": {"types", "quantise", "model"},
     # The doors read logs and tables in the user's own ids, so they know data as well.
     "model_folder": {"types", "memory", "data", "index"},
-    "session": {"types", "recommender"},
+    "session": {"types", "index", "model", "recommender"},
     "popularity": {"types", "index"},
-    "recommender": {"types", "memory", "popularity", "data", "model", "index", "model_folder"},
+    "explanation": {"types", "index"},
+    "likeness": {"types", "index"},
+    "recommender": {
+        *("types", "memory", "popularity", "data", "model", "index"),
+        *("model_folder", "explanation", "likeness"),
+    },
     "evaluate": {"types", "data", "index", "recommender"},
     "bench": {"types", "index"},
     "serve": {"types", "data", "index", "model_folder", "recommender"},
@@ -129,6 +134,7 @@ def test_all_but_the_training_rooms_import_without_torch():
     learns = (
         *("everyitem.learn.run", "everyitem.learn.folder", "everyitem.learn.remember"),
         "everyitem.learn.pruning",
+        "everyitem.learn.semantic",
     )
     trains = ("everyitem.model.", "everyitem.compress.", *learns)
     torch_free = [m for m in modules if not m.startswith(trains)]

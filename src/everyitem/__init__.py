@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from everyitem.data.interactions import Log, read_log
     from everyitem.data.splits import leave_one_out, split_by_time
+    from everyitem.index.beam import BeamIndex
     from everyitem.index.dense import DenseIndex
     from everyitem.index.files import load_index
     from everyitem.index.pq import PQIndex
@@ -23,6 +24,7 @@ _ROOMS = {
     "leave_one_out": "data.splits",
     "split_by_time": "data.splits",
     "fit": "learn.fit",
+    "BeamIndex": "index.beam",
     "DenseIndex": "index.dense",
     "load_index": "index.files",
     "PQIndex": "index.pq",
@@ -35,6 +37,7 @@ _ROOMS = {
 }
 
 __all__ = [
+    "BeamIndex",
     "DenseIndex",
     "Histories",
     "Log",

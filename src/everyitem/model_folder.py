@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from everyitem.data.columns import UNREADABLE
-from everyitem.index import AnyIndex, files
+from everyitem.index import AnyIndex, BeamIndex, ModelIndex, files
 from everyitem.memory import Memory
 
 EVENTS = "training_events"
@@ -52,7 +52,7 @@ class Overtaken(ValueError):
 class Parts:
     """What a model folder holds beside the encoder, all of one version."""
 
-    index: AnyIndex
+    index: ModelIndex
     items: pl.DataFrame
     metadata: dict[str, Any]
     memory: Memory | None
@@ -210,7 +210,7 @@ def _read_parts(folder: Path, metadata: dict[str, Any]) -> Parts:
             f"{folder}: items.parquet has {len(items):,} rows and the index {index.num_items:,} items; "
             f"they do not belong together, {REMEDY}"
         )
-    if version is None and _vectors_digest(index) != prints["index"]:
+    if version is None and not isinstance(index, BeamIndex) and _vectors_digest(index) != prints["index"]:
         raise ValueError(f"{folder / 'index'}: holds other vectors than this model's; {REMEDY}")
     return Parts(index, items, metadata, _read_memory(folder, prints[MEMORY]) if MEMORY in prints else None)
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everyitem.index import AnyIndex, door
+from everyitem.index import ModelIndex, door
 from everyitem.types import Ids, TopK
 
 STEP = 4096
@@ -26,7 +26,7 @@ class Popularity:
 
     def top_k(
         self,
-        index: AnyIndex,
+        index: ModelIndex,
         k: int,
         *,
         allow: NDArray[Any] | None = None,

@@ -11,11 +11,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from everyitem import model_folder
+from everyitem import explanation, likeness, model_folder
 from everyitem.data import catalogue
 from everyitem.data.interactions import read_log
-from everyitem.index import AnyIndex, DenseIndex, TwoLevelIndex, door, raised
+from everyitem.explanation import Explanation as Explanation
+from everyitem.index import BeamIndex, ModelIndex, door, raised
 from everyitem.memory import Memory
+from everyitem.model.decode import Decoder
 from everyitem.model.encode import Encoder, equal_lengths
 from everyitem.model_folder import EVENTS as EVENTS
 from everyitem.model_folder import Parts
@@ -34,22 +36,11 @@ class Answer(NamedTuple):
     """Users without a known event: they got the most popular items, scored by their share of training events."""
 
 
-class Explanation(NamedTuple):
-    """Why an item has its score."""
-
-    score: float
-    splits: pl.DataFrame
-    """split, sub_item, score: one row per split; the scores add up (float32, in this order) to `score`. For a dense
-    index it is the item, for a two-level one cluster and item. A memory adds a last row, without split."""
-    history: pl.DataFrame
-    """item_id, similarity: the history's items nearest to the explained one (cosine), nearest first."""
-
-
 class Recommender:
     """A trained recommender: histories in, the exact best items out.
 
     Args:
-        encoder: item vectors of a history -> query.
+        encoder: item vectors of a history -> query; a `Decoder` where the index is a `BeamIndex`.
         index: the catalogue; also the source of the vectors of past items.
         items: one row per position: item_id, attributes, and `training_events`.
         metadata: what `recommender.json` holds: settings, versions, protocol, fingerprints.
@@ -58,8 +49,8 @@ class Recommender:
 
     def __init__(
         self,
-        encoder: Encoder,
-        index: AnyIndex,
+        encoder: Encoder | Decoder,
+        index: ModelIndex,
         items: pl.DataFrame,
         metadata: dict[str, Any],
         memory: Memory | None = None,
@@ -75,8 +66,12 @@ class Recommender:
 
     # positions ------------------------------------------------------------------------------------------------------
 
-    def encode(self, histories: Histories) -> Floats:
-        """(U, D) queries of non-empty histories of positions."""
+    def encode(self, histories: Histories) -> Any:
+        """(U, D) queries of non-empty histories of positions; for a `BeamIndex`, prompts that are yet to be read."""
+        if isinstance(self.index, BeamIndex):
+            assert isinstance(self.encoder, Decoder)
+            return self.encoder.prompts(self.index.tokens_IM, histories)
+        assert isinstance(self.encoder, Encoder)
         out = np.empty((len(histories), self.index.dim), np.float32)
         for rows, ids in equal_lengths(histories, self.encoder.length, batch=64):
             out[rows] = self.encoder(self.index.vectors(ids.ravel()).reshape(*ids.shape, -1))
@@ -121,14 +116,15 @@ class Recommender:
                 out[asked] = part
         return TopK._make(top)
 
-    def best(self, query_UD: Floats, histories: Histories, k: int, **options: Any) -> TopK:
+    def best(self, query: Any, histories: Histories, k: int, **options: Any) -> TopK:
         """The k best positions for queries of these histories: by vector, and by memory where there is one.
 
         `options` are those of the index's `top_k`.
         """
         if self.memory is None:
-            return self.index.top_k(query_UD, k, **options)
-        return raised.top_k(self.index, query_UD, k, *self.memory.remembered(histories), **options)
+            return self.index.top_k(query, k, **options)
+        assert not isinstance(self.index, BeamIndex)
+        return raised.top_k(self.index, query, k, *self.memory.remembered(histories), **options)
 
     # ids ------------------------------------------------------------------------------------------------------------
 
@@ -278,42 +274,34 @@ class Recommender:
             raise ValueError("no event of the history is known to this model, so there is no score to explain")
         return self.explained(self.encode(rows), rows, position)
 
-    def explained(self, query: Floats, rows: Histories, position: int) -> Explanation:
-        """What `explain` says, for the (1, D) query of one history of positions."""
+    def explained(self, query: Any, rows: Histories, position: int) -> Explanation:
+        """What `explain` says, for the query that `encode` gives of one history of positions."""
         score = self.index.scores(query, np.array([[position]], np.int32))[0, 0]
-        splits = self._splits(query, position, score)
+        splits = explanation.splits(self.index, query, position, score)
         if self.memory is not None:
             share = self._share_of_memory(query, rows, position)
             score += share
             row = pl.DataFrame({"score": [share]}, schema={"score": pl.Float32})
             splits = pl.concat([splits, row], how="diagonal_relaxed")
         past = np.unique(rows[0])
-        vectors = self.index.vectors(np.append(past, position).astype(np.int32))
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        nearest = pl.DataFrame({"item_id": self.items["item_id"].gather(past), "similarity": unit[:-1] @ unit[-1]})
+        similarity = likeness.similarity(self.index, past, position)
+        nearest = pl.DataFrame({"item_id": self.items["item_id"].gather(past), "similarity": similarity})
         nearest = nearest.sort("similarity", descending=True, maintain_order=True)
         return Explanation(float(score), splits, nearest)
 
     def _share_of_memory(self, query: Floats, rows: Histories, position: int) -> np.float32:
         assert self.memory is not None
+        assert not isinstance(self.index, BeamIndex)
         remembered = self.memory.remembered(rows)
         shares = raised.share(self.index, query, *remembered)[remembered[0] == position]
         return np.float32(shares[0] if len(shares) else 0)
 
-    def _splits(self, query: Floats, position: int, score: np.float32) -> pl.DataFrame:
-        parts: tuple[Any, Any] = [position], [score]
-        if isinstance(self.index, TwoLevelIndex):
-            cluster, *levels = self.index.levels(query[0], position)
-            parts = [cluster, position], levels
-        elif not isinstance(self.index, DenseIndex):
-            codes = self.index.codes_IM[position]
-            parts = codes, self.index.score_table(query)[0, range(len(codes)), codes]
-        return pl.DataFrame({"split": range(len(parts[0])), "sub_item": parts[0], "score": parts[1]})
-
     def similar_items(self, item_id: Any, k: int = 10) -> pl.DataFrame:
-        """The k best items for the vector of `item_id` as a query: item_id, score (as the index scores), rank."""
-        position = np.array([self._known(item_id)], np.int32)
-        top = self.index.top_k(self.index.vectors(position), min(k, len(self.items)), exclude=position[None])
+        """The k items with the largest inner product with the vector of `item_id`: item_id, score, rank.
+
+        Where items are semantic ids: those whose id has most in common with that of `item_id`, from its beginning.
+        """
+        top = likeness.similar_items(self.index, self._known(item_id), min(k, len(self.items)))
         return self.table(pl.Series([item_id]), top).drop("user_id")
 
     def _known(self, item_id: Any) -> int:
@@ -327,7 +315,8 @@ class Recommender:
     def add_items(self, items: pl.DataFrame, *, like: list[list[Any]]) -> Ids:
         """Add items without training; they can be recommended at once.
 
-        A new item is placed at the mean vector of the known items it is `like`, for example of its category or brand.
+        A new item is placed at the mean vector of the known items it is `like`, for example of its category or brand;
+        a semantic id cannot be averaged, so it gets that of the first of them.
 
         Args:
             items: item_id and any of the attributes; missing ones become null.
@@ -344,8 +333,7 @@ class Recommender:
         models = [self.positions(row) for row in like]
         if not models or len(models) != len(items) or any(not (model >= 0).any() for model in models):
             raise ValueError("give one new item or more, and for every one at least one known item that it is like")
-        vectors = np.stack([self.index.vectors(model[model >= 0]).mean(0) for model in models])
-        added = self.index.add(vectors=vectors)
+        added = likeness.add_like(self.index, [model[model >= 0] for model in models])
         self._use(extended)
         return added
 
@@ -386,8 +374,9 @@ def load(folder: str | Path) -> Recommender:
     """
     found = model_folder.read(Path(folder))
     metadata = found.metadata
-    path = Path(folder) / model_folder.encoder_file(metadata)
-    encoder = Encoder(path, metadata["history_length"], metadata.get(model_folder.PRECISION, "float32"))
+    path, length = Path(folder) / model_folder.encoder_file(metadata), metadata["history_length"]
+    written, precision = isinstance(found.index, BeamIndex), metadata.get(model_folder.PRECISION, "float32")
+    encoder: Encoder | Decoder = Decoder(path, length) if written else Encoder(path, length, precision)
     return Recommender(encoder, found.index, found.items, found.metadata, found.memory)
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from everyitem.index.beam import BeamIndex
+from everyitem.model.decode import Decoder
 from everyitem.recommender import Recommender
 from everyitem.types import Floats, Histories, Ids
 
@@ -28,16 +30,16 @@ class Session:
     """
 
     def __init__(self, recommender: Recommender, history: list[Any] | tuple[Any, ...] = ()) -> None:
-        encoder = recommender.encoder
-        if not encoder.keeps_state:
+        encoder, index = recommender.encoder, recommender.index
+        if isinstance(encoder, Decoder) or isinstance(index, BeamIndex) or not encoder.keeps_state:
             raise ValueError(
                 "this model's encoder keeps no state: a bidirectional one has to see the whole history again, and so "
-                "does one of an early release (train anew); use Recommender.recommend"
+                "does one of semantic ids or of an early release (train anew); use Recommender.recommend"
             )
-        self.recommender = recommender
+        self.recommender, self._encoder, self._index = recommender, encoder, index
         self.events: Ids = np.empty(0, np.int32)
         """Positions of all events so far, oldest first."""
-        self.query_UD: Floats = np.empty((0, recommender.index.dim), np.float32)
+        self.query_UD: Floats = np.empty((0, index.dim), np.float32)
         """(1, D); (0, D) before the first known event."""
         self.window = 0
         """Newest events that the query has seen."""
@@ -69,10 +71,10 @@ class Session:
         return self.recommender.table(pl.Series([0]), top).drop("user_id")
 
     def _encode(self, num_new: int) -> None:
-        encoder, known = self.recommender.encoder, self.window
+        encoder, known = self._encoder, self.window
         if known + num_new > encoder.length:
             known, num_new = 0, max(encoder.length // 2, min(num_new, encoder.length))
-        vectors_TD = self.recommender.index.vectors(self.events[-num_new:])
+        vectors_TD = self._index.vectors(self.events[-num_new:])
         self.query_UD, state = encoder.extend(vectors_TD[None], self._state_UTE[:, :known])
         self._state_UTE[:, known : known + num_new] = state
         self.window = known + num_new

@@ -2,8 +2,11 @@
 
 from typing import Literal
 
-CodesName = Literal["dense", "hybrid", "kmeans", "svd-rank", "svd", "bpr", "random"]
-"""How items get their codes: from a dense model trained first, from a wide SVD, and so on; see `assign.py`."""
+CodesName = Literal["dense", "hybrid", "kmeans", "svd-rank", "svd", "bpr", "random", "text", "given"]
+"""How items get their codes: from a dense model trained first, from a wide SVD, and so on; see `assign.py`. The last
+two are for semantic ids: from the words of titles, or as they stand in a column; see `semantic_ids.py`."""
+QuantiserName = Literal["residual-kmeans", "balanced", "rq-vae"]
+"""How vectors become semantic ids: residual k-means, the same with equally full codes, or learned codes."""
 ClustersName = Literal["kmeans", "spectral", "frequency", "random"]
 """How items are put into clusters for a two-level softmax; see `clusters.py`."""
 MethodName = Literal["prunerec", "random", "magnitude", "wanda", "taylor", "shortgpt"]

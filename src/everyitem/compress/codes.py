@@ -202,7 +202,7 @@ def kmeans_codes(
     _check_shape(num_splits, num_sub_items)
     counts_UI = count_matrix(histories, num_items)
     seen_I = _seen(counts_UI)
-    vectors_ID = _scaled_unit_rows(counts_UI, dim, seed)[seen_I]
+    vectors_ID = scaled_unit_rows(counts_UI, dim, seed)[seen_I]
     seen = vector_codes(
         vectors_ID, num_splits, num_sub_items=num_sub_items, seed=seed, rotate=True, jitter=VECTOR_JITTER
     )
@@ -229,7 +229,7 @@ def svd_vectors(histories: Histories, num_items: int, dim: int = 64, *, seed: in
     Raises:
         ValueError: a position outside the catalogue.
     """
-    return _scaled_unit_rows(count_matrix(histories, num_items), dim, seed)
+    return scaled_unit_rows(count_matrix(histories, num_items), dim, seed)
 
 
 def vector_codes(
@@ -340,7 +340,8 @@ def _item_factors(matrix_UI: csr_matrix, dim: int, seed: int) -> tuple[Floats, F
     return factors_ID, values_D
 
 
-def _scaled_unit_rows(counts_UI: csr_matrix, dim: int, seed: int) -> Floats:
+def scaled_unit_rows(counts_UI: csr_matrix, dim: int, seed: int) -> Floats:
+    """(I, D) right singular vectors of damped counts times singular values, rows to unit length."""
     factors_ID, values_D = _item_factors(_damped(counts_UI), dim, seed)
     factors_ID[~_seen(counts_UI)] = 0  # from rounding errors, which unit length would blow up
     return _unit_rows(factors_ID * values_D)

@@ -29,7 +29,7 @@ import everyitem
 from everyitem.types import Floats, Index
 
 if TYPE_CHECKING:
-    from everyitem.index import AnyIndex
+    from everyitem.index import ModelIndex
 
 Array = NDArray[Any]
 
@@ -61,7 +61,7 @@ def save(folder: str | Path, kind: str, sections: Mapping[str, Array]) -> Path:
 
     Args:
         folder: made if missing.
-        kind: "pq", "dense" or "two-level".
+        kind: "pq", "dense", "two-level" or "beam".
         sections: arrays by name, lower case.
 
     Returns:
@@ -95,7 +95,7 @@ def save(folder: str | Path, kind: str, sections: Mapping[str, Array]) -> Path:
     return folder / name
 
 
-def load_index(folder: str | Path, *, version: str | None = None, verify: bool = True) -> "AnyIndex":
+def load_index(folder: str | Path, *, version: str | None = None, verify: bool = True) -> "ModelIndex":
     """Open a version of an index folder; sections are mapped, not read into memory.
 
     Args:
@@ -109,12 +109,13 @@ def load_index(folder: str | Path, *, version: str | None = None, verify: bool =
 
     Cost: reads every byte once, about 0.1 s per GB from memory; much less without `verify`.
     """
+    from everyitem.index.beam import BeamIndex
     from everyitem.index.dense import DenseIndex
     from everyitem.index.pq import PQIndex
     from everyitem.index.two_level import TwoLevelIndex
 
     kind, sections = open_version(folder, version=version, verify=verify)
-    index: AnyIndex
+    index: ModelIndex
     try:
         match kind:
             case "pq":
@@ -123,8 +124,11 @@ def load_index(folder: str | Path, *, version: str | None = None, verify: bool =
                 index = DenseIndex(sections["vectors"])
             case "two-level":
                 index = TwoLevelIndex.from_sections(sections)
+            case "beam":
+                width, exact = sections["width"].item(), bool(sections["exact"])
+                index = BeamIndex(sections["tokens"], width=width, exact=exact)
             case _:
-                raise ValueError(f"the kind is {kind!r}, but this release opens 'pq', 'dense' and 'two-level'")
+                raise ValueError(f"the kind is {kind!r}, but this release opens 'pq', 'dense', 'two-level' and 'beam'")
         removed = sections["removed"]
         if removed.dtype != bool or removed.shape != (index.num_items,):
             raise ValueError(f"removed is {removed.dtype} {removed.shape}, but bool ({index.num_items},) is needed")
@@ -208,14 +212,19 @@ def golden_answered(index: Any, folder: str | Path, version: str | None = None) 
     Raises:
         ValueError: the version holds no golden query.
     """
+    from everyitem.index.beam import BeamIndex
+    from everyitem.index.pq import PQIndex
+
     try:
         sections = open_version(folder, version=version, verify=False).sections
-        query, items, scores = (sections[f"golden_{part}"] for part in ("query", "items", "scores"))
+        items, scores = sections["golden_items"], sections["golden_scores"]
+        answers = (
+            [index.golden()] if isinstance(index, BeamIndex) else [index.top_k(sections["golden_query"], GOLDEN_K)]
+        )
     except KeyError as error:
         raise ValueError(f"{folder}: section {error} is missing; {REMEDY}") from None
-    answers = [index.top_k(query, GOLDEN_K)]
-    if hasattr(index, "codes_IM"):
-        answers.append(index.top_k(query, GOLDEN_K, algorithm="pqtopk"))
+    if isinstance(index, PQIndex):
+        answers.append(index.top_k(sections["golden_query"], GOLDEN_K, algorithm="pqtopk"))
     return all(top.items.tobytes() + top.scores.tobytes() == items.tobytes() + scores.tobytes() for top in answers)
 
 

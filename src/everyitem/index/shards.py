@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from everyitem.index import AnyIndex, DenseIndex, PQIndex, TwoLevelIndex, door, files
+from everyitem.index import BeamIndex, DenseIndex, ModelIndex, PQIndex, TwoLevelIndex, door, files
 from everyitem.types import Floats, Ids, TopK
 
 Additive = PQIndex | DenseIndex
@@ -40,12 +40,14 @@ class Shards(NamedTuple):
         return _additive(files.load_index(self.folder / f"{shard:04d}", version=self.versions[shard], verify=verify))
 
 
-def _additive(index: AnyIndex) -> Additive:
+def _additive(index: ModelIndex) -> Additive:
     if isinstance(index, TwoLevelIndex):
         raise ValueError(
             "a two-level index is not cut into shards, as its scores are probabilities among all items; "
             "search it whole, or train pq or dense items"
         )
+    if isinstance(index, BeamIndex):
+        raise ValueError("semantic ids are not cut into shards: their search is one model's work; search them whole")
     return index
 
 

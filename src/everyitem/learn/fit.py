@@ -7,7 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from everyitem.compress import ClustersName, CodesName
+from everyitem.compress import ClustersName, CodesName, QuantiserName
 from everyitem.data import SplitName
 
 if TYPE_CHECKING:
@@ -15,15 +15,22 @@ if TYPE_CHECKING:
     from everyitem.recommender import Recommender
 
 BackboneName = Literal["sasrec", "esasrec", "gbert4rec", "llm"]
-ItemsName = Literal["pq", "dense", "two-level"]
+ItemsName = Literal["pq", "dense", "two-level", "semantic-ids"]
 LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
 
 LARGEST_DENSE_START = 200_000
 """Items up to which a dense model is trained first and items get 32 bytes; docs/log.md has the reasons."""
-_NOT_SETTINGS = ("log", "folder", "resume", "show", "threads", "small")
+_NOT_SETTINGS = ("log", "folder", "resume", "show", "threads", "small", "written")
 """Locals of `fit` that are no settings of the result."""
-_SIZES = ("num_splits", "dim", "blocks", "num_negatives", "batch_positions", "lora_rank", "pack")
+_SIZES = ("num_splits", "dim", "blocks", "num_negatives", "batch_positions", "lora_rank", "pack", "beam")
 _OF_LANGUAGE_MODELS = ("language_model", "prompt", "lora_rank", "pack", "gradient_checkpointing")
+_CODES: dict[str, tuple[CodesName, ...]] = {
+    "semantic-ids": ("dense", "kmeans", "text", "given"),
+    "pq": ("dense", "hybrid", "kmeans", "svd-rank", "svd", "bpr", "random"),
+}
+"""Which codes each kind of items can have."""
+_COLUMNS = {"text": "title", "given": "sid"}
+"""Column of the items that such codes are made of."""
 _COUNTS = ("epochs", "patience", "validate_every", "threads")
 
 
@@ -39,8 +46,10 @@ def fit(
     clusters: ClustersName = "kmeans",
     num_clusters: int | None = None,
     logit_cap: float | None = None,
+    quantiser: QuantiserName = "residual-kmeans",
+    beam: int = 20,
     warm_start: bool = True,
-    memory: int = 32,
+    memory: int | None = None,
     dim: int = 64,
     blocks: int = 2,
     length: int = 50,
@@ -73,14 +82,20 @@ def fit(
         folder: model folder; created.
         backbone: "sasrec" (causal), "esasrec" (causal; gated blocks, relative positions), "gbert4rec" (masked,
             bidirectional) or "llm" (a causal language model in which an item is one position).
-        items: "pq" (shared sub-items, frozen byte codes), "dense" (a vector per item) or "two-level" (the same, and
-            clusters: first which cluster, then which item of it).
+        items: "pq" (shared sub-items, frozen byte codes), "dense" (a vector per item), "two-level" (the same, and
+            clusters: first which cluster, then which item of it), or "semantic-ids" (a string of tokens per item, which
+            the model writes one by one, found by beam search).
         loss: "softmax" (sampled; of two-level items their own, which needs no sample), "gbce", "bce", or
-            "full-softmax" (chunked).
+            "full-softmax" (chunked). Tokens of semantic ids are few, so theirs is always the full softmax.
         codes: how PQ codes are assigned. "dense" spends half of the time on a dense model, compresses its vectors
             (OPQ) and trains on from there; the others need the log alone, for catalogues whose dense table is too big.
-            None: "dense" up to 200,000 items, "hybrid" beyond.
-        num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond.
+            None: "dense" up to 200,000 items, "hybrid" beyond ("kmeans" for semantic ids). "text" (words of the items'
+            titles) and "given" (column sid of the items) are for semantic ids.
+        num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond; 3 for semantic ids, where a last digit
+            may be added that tells items apart.
+        quantiser: how vectors become semantic ids: "residual-kmeans", "balanced" (the same, with equally full codes) or
+            "rq-vae" (learned codes).
+        beam: strings that the search for semantic ids goes on with at every token.
         clusters: of two-level items: "kmeans" or "spectral" of the log's SVD, "frequency" (dealt out by popularity) or
             "random". None has more than twice the fair share of items.
         num_clusters: C; None: the root of the number of items.
@@ -89,7 +104,7 @@ def fit(
             codes do. The published models start at random.
         memory: successors remembered per item, at most. Beside the query's vector the model then knows which items
             stood in the history and what came after its last events (`everyitem.memory`); its weights are fitted
-            after training, on the validation users. 0: vectors alone, as published.
+            after training, on the validation users. 0: vectors alone, as published. None: 32, for semantic ids 0.
         dim: D, a multiple of `num_splits`; with a language model the size of an item vector before its projection.
         blocks: attention blocks.
         length: T, events of a history that the model sees.
@@ -121,12 +136,16 @@ def fit(
         ValueError: settings out of range or that do not fit each other or the log, or `resume` with other settings than
             the checkpoint's; nothing has been written then.
     """
-    small = log.num_items <= LARGEST_DENSE_START
-    codes = codes or ("dense" if small else "hybrid")
-    num_splits = (32 if small else 16) if num_splits is None else num_splits
+    small, written = log.num_items <= LARGEST_DENSE_START, items == "semantic-ids"
+    codes = codes or ("dense" if small else "kmeans" if written else "hybrid")
+    num_splits = (3 if written else 32 if small else 16) if num_splits is None else num_splits
+    memory = (0 if written else 32) if memory is None else memory
     settings = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     _check(log, settings | {"threads": threads})
-    from everyitem.learn.run import learn
+    if written:
+        from everyitem.learn.semantic import learn_semantic_ids as learn
+    else:
+        from everyitem.learn.run import learn
 
     return learn(log, Path(folder), settings, threads=threads, resume=resume, show=show)
 
@@ -156,6 +175,7 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
         raise ValueError(f"loss is {settings['loss']}; two-level items have one of their own, so allowed: softmax")
     if settings["num_clusters"] is not None and not 1 <= settings["num_clusters"] <= log.num_items:
         raise ValueError(f"num_clusters is {settings['num_clusters']}; allowed: 1 to {log.num_items}, the items")
+    _check_codes(log, settings)
     if EVENTS in log.items.columns:
         raise ValueError(f"the items have a column {EVENTS}, which the model folder uses itself; rename it")
 
@@ -166,3 +186,20 @@ def _check_language_model(settings: dict[str, Any]) -> None:
         raise ValueError(f"{given[0]} is a setting of language models; give backbone llm, or leave it out")
     if settings["lora_rank"] and settings["language_model"] is None:
         raise ValueError("lora_rank updates a trained language model; name one by language_model, or leave it out")
+
+
+def _check_codes(log: "Log", settings: dict[str, Any]) -> None:
+    items, codes = settings["items"], settings["codes"]
+    allowed = _CODES.get(items)
+    if allowed and codes not in allowed:
+        raise ValueError(f"items={items} cannot have codes={codes}; allowed: {', '.join(allowed)}")
+    if items != "semantic-ids":
+        return
+    column = _COLUMNS.get(codes)
+    if column and column not in log.items.columns:
+        raise ValueError(f"codes={codes} are made of the column {column} of the items, which have none; add it")
+    for name, wanted in (("backbone", "sasrec"), ("memory", 0)):
+        if settings[name] != wanted:
+            raise ValueError(f"{name} is {settings[name]}; with semantic ids it can only be {wanted}")
+    if settings["loss"] not in ("softmax", "full-softmax"):
+        raise ValueError(f"loss is {settings['loss']}; tokens of semantic ids are trained with the full softmax")

@@ -13,13 +13,15 @@ from torch import nn
 import everyitem
 from everyitem.data.interactions import Log
 from everyitem.data.splits import Split
-from everyitem.index import AnyIndex, DenseIndex, PQIndex, TwoLevelIndex
+from everyitem.index import AnyIndex, BeamIndex, DenseIndex, PQIndex, TwoLevelIndex
 from everyitem.index.files import open_version
 from everyitem.memory import Memory
+from everyitem.model.decode import Decoder
 from everyitem.model.encode import Encoder
 from everyitem.model.esasrec import ESASRec
-from everyitem.model.export import export_onnx, history_length
+from everyitem.model.export import export_onnx
 from everyitem.model.items import Items
+from everyitem.model.token_decoder import TokenDecoder, export_decoder
 from everyitem.model.train import Progressed
 from everyitem.model.transformer import Backbone, GBERT4Rec, SASRec
 from everyitem.model.two_level import TwoLevelItems
@@ -39,12 +41,12 @@ def build_index(table: Items) -> AnyIndex:
     return DenseIndex(**arrays) if "vectors_ID" in arrays else PQIndex(**arrays)
 
 
-def metadata_of(network: Backbone, settings: dict[str, Any], log: Log, parts: Split) -> dict[str, Any]:
+def metadata_of(history_length: int, settings: dict[str, Any], log: Log, parts: Split) -> dict[str, Any]:
     """What `recommender.json` says: settings, versions, and the split, which evaluation repeats."""
     return {
         "format": 1,
         "versions": {"everyitem": everyitem.__version__, "torch": torch.__version__},
-        "history_length": history_length(network),
+        "history_length": history_length,
         "settings": settings,
         "protocol": {
             "split": settings["split"],
@@ -69,11 +71,32 @@ def write_model(
     """Write everything that answers: weights, encoder as ONNX, index, items, metadata, model card."""
     _write_weights(network, table, folder)
     metadata["export_error"] = export_onnx(network, folder / "encoder.onnx")
-    events = np.bincount(train_histories.events(), minlength=log.num_items)
-    items = log.items.with_columns(pl.Series(EVENTS, events, dtype=pl.Int64))
+    items = _counted_items(log, train_histories)
     encoder = Encoder(folder / "encoder.onnx", metadata["history_length"])
     Recommender(encoder, build_index(table), items, metadata, memory).save(folder)
     (folder / "README.md").write_text(_model_card(metadata))
+
+
+def write_token_model(
+    folder: Path,
+    decoder: TokenDecoder,
+    index: BeamIndex,
+    log: Log,
+    train_histories: Histories,
+    metadata: dict[str, Any],
+) -> None:
+    """The same for items that are strings of tokens; the tokens' vectors are part of the encoder."""
+    _write_weights(decoder.backbone, decoder.table, folder)
+    length, num_levels, path = metadata["history_length"], index.tokens_IM.shape[1], folder / "encoder.onnx"
+    metadata["export_error"] = export_decoder(decoder, path, length, num_levels)
+    items = _counted_items(log, train_histories)
+    Recommender(Decoder(path, length), index, items, metadata).save(folder)
+    (folder / "README.md").write_text(_model_card(metadata))
+
+
+def _counted_items(log: Log, train_histories: Histories) -> pl.DataFrame:
+    events = np.bincount(train_histories.events(), minlength=log.num_items)
+    return log.items.with_columns(pl.Series(EVENTS, events, dtype=pl.Int64))
 
 
 def _write_weights(network: Backbone, table: Items, folder: Path) -> None:

@@ -25,7 +25,7 @@ from everyitem.learn.remember import fit_memory
 from everyitem.memory import Memory, count_transitions
 from everyitem.model import loss as losses
 from everyitem.model.esasrec import ESASRec
-from everyitem.model.export import torch_queries
+from everyitem.model.export import history_length, torch_queries
 from everyitem.model.items import DenseItems, Items, PQItems
 from everyitem.model.projection import Projection
 from everyitem.model.ranks import ranks
@@ -51,21 +51,16 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
         torch.set_num_threads(threads)
     parts = split_log(log, settings["split"], seed=settings["seed"])
     torch.manual_seed(settings["seed"])
-    network = _backbone(settings)
+    network = backbone_of(settings)
     # a masked model sees its target's place among the `length` positions, a causal one has it beyond them
-    rows = windows(parts.train.histories, settings["length"] - (network.objective == "masked"))
-    if not len(rows) or not len(parts.valid.rows):
-        raise ValueError(
-            f"after the split ({settings['split']}) {len(rows)} histories are left to train on and "
-            f"{len(parts.valid.rows)} users to validate with; give a log with longer histories (4 events or more)"
-        )
+    rows = training_rows(parts, settings, settings["length"] - (network.objective == "masked"))
     if first:
-        _keep_settings(training, settings, resume)
+        keep_settings(training, settings, resume)
     ranks().wait_for_everyone()
     table, facts = _items(log, parts.train, training, settings, network, threads=threads, resume=resume, show=show)
     state = _train(network, table, rows, parts.valid, training, settings, threads=threads, resume=resume, show=show)
     if first:
-        metadata = metadata_of(network, settings, log, parts)
+        metadata = metadata_of(history_length(network), settings, log, parts)
         memory = _memory(network, table, parts, settings) if settings["memory"] else None
         write_model(folder, network, table, log, parts.train.histories, metadata, memory)
         write_metrics(folder, state, facts, metadata)
@@ -73,7 +68,26 @@ def learn(log: Log, folder: Path, settings: Settings, *, threads: int | None, re
     return load(folder)
 
 
-def _backbone(settings: Settings) -> Backbone:
+def training_rows(parts: Split, settings: Settings, length: int) -> Histories:
+    """Windows of `length` events and the next. Raises ValueError where the split leaves too little."""
+    rows = windows(parts.train.histories, length)
+    if not len(rows) or not len(parts.valid.rows):
+        raise ValueError(
+            f"after the split ({settings['split']}) {len(rows)} histories are left to train on and "
+            f"{len(parts.valid.rows)} users to validate with; give a log with longer histories (4 events or more)"
+        )
+    return rows
+
+
+def validated_every(rows: Histories, settings: Settings) -> int:
+    """Updates between validations: as asked, or an epoch within limits."""
+    updates_per_epoch = int(rows.lengths.sum()) // settings["batch_positions"]
+    asked: int | None = settings["validate_every"]
+    return asked or min(max(updates_per_epoch, 200), 1000)
+
+
+def backbone_of(settings: Settings) -> Backbone:
+    """A new one, as the settings say."""
     if settings["backbone"] == "llm":
         return _language_model(settings)
     return BACKBONES[settings["backbone"]](**{name: settings[name] for name in ("dim", "blocks", "length", "dropout")})
@@ -118,7 +132,6 @@ def _train(
     **running: Any,
 ) -> Progressed:
     """The loop, with the settings that are not simply handed on."""
-    updates_per_epoch = int(rows.lengths.sum()) // settings["batch_positions"]
     one_negative = settings["loss"] == "bce"
     has_dense_start = settings["items"] == "pq" and settings["codes"] == "dense"
     return train(
@@ -128,8 +141,8 @@ def _train(
         validate=partial(_validation_ndcg, network, table, valid, threads),
         num_negatives=1 if one_negative else settings["num_negatives"],
         negatives_per_position=one_negative,
-        minutes=_half(settings["minutes"]) if has_dense_start else settings["minutes"],
-        validate_every=settings["validate_every"] or min(max(updates_per_epoch, 200), 1000),
+        minutes=half(settings["minutes"]) if has_dense_start else settings["minutes"],
+        validate_every=validated_every(rows, settings),
         **{name: settings[name] for name in ("learning_rate", "epochs", "patience", "seed")},
         **running,
     )
@@ -167,7 +180,7 @@ def _items(
         return _pq_items(train_log, settings, training, network.dim)
     dense = training / "dense"
     if not (training / "codes.npz").is_file():
-        learn(log, dense, settings | {"items": "dense", "memory": 0, "minutes": _half(settings["minutes"])}, **running)
+        learn(log, dense, settings | {"items": "dense", "memory": 0, "minutes": half(settings["minutes"])}, **running)
     read_weights(network, dense)
     table, facts = _pq_items(train_log, settings, training, network.dim)
     return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
@@ -206,7 +219,8 @@ def _two_level_items(
     return table, {"clustering_seconds": time.perf_counter() - started} | sizes
 
 
-def _half(minutes: float | None) -> float | None:
+def half(minutes: float | None) -> float | None:
+    """What a training with a dense start has for either part."""
     return None if minutes is None else minutes / 2
 
 
@@ -238,7 +252,7 @@ def _assign(train_log: Log, settings: Settings, training: Path, dim: int) -> Ass
     return assign_codes(histories, num_items, settings["codes"], num_splits, dim=dim, seed=seed)
 
 
-def _keep_settings(folder: Path, settings: Settings, resume: bool) -> None:
+def keep_settings(folder: Path, settings: Settings, resume: bool) -> None:
     """Refuse to resume a run that had other settings; more time, epochs or patience are allowed."""
     path = folder / "settings.json"
     if resume and path.is_file():

@@ -69,12 +69,17 @@ class Encoder:
         return query, state
 
 
-def _onnxruntime(path: Path) -> tuple[Graph, dict[str, int]]:
-    """The graph, and how wide its inputs are."""
+def open_session(path: Path) -> ort.InferenceSession:
+    """An exported model on one thread of the CPU; onnxruntime raises its own types where it cannot be loaded."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(path: Path) -> tuple[Graph, dict[str, int]]:
+    """The graph, and how wide its inputs are."""
+    session = open_session(path)
 
     def graph(inputs: dict[str, Floats]) -> Sequence[Floats]:
         found: Sequence[Floats] = session.run(None, inputs)

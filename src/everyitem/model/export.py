@@ -61,7 +61,7 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
     if isinstance(backbone, SASRec | ESASRec):
         width = no_past(x_UTD, len(backbone.blocks)).shape[2]
         inputs["past"], shapes["past"] = torch.randn(2, 2, width), {0: rows, 1: past}
-    with _without_noise():
+    with without_noise():
         program = torch.onnx.export(
             _Encoder(backbone).eval(),
             tuple(inputs.values()),
@@ -80,7 +80,7 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
 
 
 @contextmanager
-def _without_noise() -> Iterator[None]:
+def without_noise() -> Iterator[None]:
     """Drops what the exporter says whatever it exports: torchvision is not there, and torch uses its own old names."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
 

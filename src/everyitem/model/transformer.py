@@ -40,9 +40,10 @@ class Block(nn.Module):
         """What attention sees."""
         return self.attention_norm(x_UTD)  # type: ignore[no-any-return]
 
-    def extend(self, x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
-        """New events behind known ones; see `Attention.extend`."""
-        attended, key_value = self.attention.extend(self.normed(x_UTD), past_UPE, causal_mask(past_UPE, x_UTD))
+    def extend(self, x_UTD: Tensor, past_UPE: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """New events behind known ones; see `Attention.extend`. `mask`: None lets each see all those before it."""
+        mask = causal_mask(past_UPE, x_UTD) if mask is None else mask
+        attended, key_value = self.attention.extend(self.normed(x_UTD), past_UPE, mask)
         return self._added(x_UTD, attended), key_value
 
     def newest(self, x_UD: Tensor, seen_UTD: Tensor) -> Tensor:
