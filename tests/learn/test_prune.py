@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from everyitem.data.interactions import read_log
 
 SIZES = ("--keep-heads", 2, "--keep-hidden", 16, "--keep-mlp", 24, "--drop-layers", 1)
-SHORT = ("--epochs", 1, "--histories", 24, "--calibration", 12, "--title-tokens", 6, "--length", 48, "--threads", 1)
+SHORT = ("--epochs", 1, "--histories", 24, "--calibration", 12, "--title-tokens", 6, "--length", 48, "--users", 6)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def test_prune_writes_a_plain_checkpoint(works, language_model_folder, tiny_log,
     out = tmp_path / "out"
     table = works("prune", language_model_folder, out, "--log", tiny_log, *SIZES, *SHORT)
     assert "heads and hidden cut" in table
+    assert "NDCG@20" in table
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.intermediate_size) == (16, 2, 24)
     ids = torch.tensor([tokenizer("Some title\n")["input_ids"]])

@@ -55,7 +55,16 @@ def _sizes_table(lines: list[dict[str, Any]]) -> Table:
 
 def _report_table(report: dict[str, Any]) -> Table:
     table = Table(title="pruned; inside: parameters without the embeddings, ms: to read one row")
-    for name in ("model", "parameters", "inside", "share", "perplexity", "ms"):
+    asked = "users" in report["before"]
+    for name in (
+        "model",
+        "parameters",
+        "inside",
+        "share",
+        "perplexity",
+        "ms",
+        *(("HR@20", "NDCG@20") if asked else ()),
+    ):
         table.add_column(name, justify="left" if name == "model" else "right")
     lines = [("uncut", report["before"])]
     for stage in report["stages"]:
@@ -67,5 +76,6 @@ def _report_table(report: dict[str, Any]) -> Table:
     for name, line in lines:
         inside = line["parameters_without_embeddings"]
         cells = (f"{line['parameters']:,}", f"{inside:,}", f"{inside / whole:.1%}", f"{line['perplexity']:.2f}")
-        table.add_row(name, *cells, f"{line['prefill_ms']['median']:.1f}")
+        found = [f"{line[metric]['value']:.4f}" for metric in ("hr@20", "ndcg@20") if asked]
+        table.add_row(name, *cells, f"{line['prefill_ms']['median']:.1f}", *found)
     return table

@@ -183,8 +183,14 @@ def run(
         keep_answers(teacher, text.learnt, asked, k=answers)
     say("measuring the uncut model")
     before = _remembered(folder / "before.json", lambda: measure(teacher, text.measured, quality))
-    how = {"method": method, "key_values": key_values, "alpha": alpha, "paper": paper, "seed": seed}
-    learning = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "seed": seed, "show": show}
+    how: dict[str, Any] = {"method": method, "key_values": key_values, "alpha": alpha, "paper": paper, "seed": seed}
+    learning: dict[str, Any] = {
+        "epochs": epochs,
+        "minutes": minutes,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "show": show,
+    }
     model, reports = teacher, []
     for number, parts in enumerate(stages):
         stage = folder / f"{number + 1}-{'-'.join(parts)}"

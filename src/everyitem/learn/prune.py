@@ -43,6 +43,8 @@ def prune(
     title_tokens: int = 24,
     prompt: str = "",
     trim_vocabulary: bool = False,
+    users: int = 200,
+    beam: int = 20,
     dry_run: bool = False,
     seed: int = 0,
     threads: int | None = None,
@@ -86,6 +88,8 @@ def prune(
         title_tokens: tokens that are read of a title, at most.
         prompt: text that every row begins with.
         trim_vocabulary: first drop the tokens that neither titles nor prompt need.
+        users: test users whose next title is sought before and after every restoration; 0: none.
+        beam: titles that are written side by side to find it.
         dry_run: only say the sizes and parameters of every stage.
         seed: of everything random.
         threads: of torch. None leaves torch's choice.
@@ -108,12 +112,12 @@ def prune(
 def _check(settings: dict[str, Any], running: dict[str, Any]) -> None:
     """Refuse what could not work, before anything is read."""
     sizes = ("keep_heads", "keep_hidden", "keep_mlp")
-    counts = ("calibration", "answers", "histories", "batch_tokens", "threads")
+    counts = ("beam", "calibration", "answers", "histories", "batch_tokens", "threads")
     for name in (*sizes, *counts):
         value = (settings | running)[name]
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; allowed: 1 or more")
-    for name, least in (("drop_layers", 0), ("title_tokens", 2), ("length", 8)):
+    for name, least in (("drop_layers", 0), ("users", 0), ("title_tokens", 2), ("length", 8)):
         if settings[name] < least:
             raise ValueError(f"{name} is {settings[name]}; allowed: {least} or more")
     for name in ("epochs", "minutes", "learning_rate"):

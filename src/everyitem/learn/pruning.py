@@ -14,8 +14,9 @@ from everyitem.compress.prunerec import AT_ONCE, WIDTH_TO_DEPTH, Calibration, dr
 from everyitem.compress.sizes import Curves, Keep, measure_curves, sizes_within
 from everyitem.compress.vocabulary import LanguageModel, TextTokenizer, trim
 from everyitem.data.interactions import Log
-from everyitem.data.splits import split_log
+from everyitem.data.splits import Holdout, split_log
 from everyitem.data.text import like_lengths, title_tokens, training_rows
+from everyitem.learn.titles import TitleRanker, quality
 from everyitem.model.llm import load_language_model
 from everyitem.types import Histories
 
@@ -67,6 +68,7 @@ def prune_text_model(
         restore_each=not settings["restore_last_only"],
         key_values=kind,
         answers=settings["answers"],
+        quality=_quality(log, text, settings) if settings["users"] else None,
         show=show,
         say=print if show else lambda _: None,
         **{name: settings[name] for name in _HANDED_ON},
@@ -116,6 +118,15 @@ def encoder_of(tokenizer: TextTokenizer) -> Callable[[list[str]], list[list[int]
         return rows
 
     return encode
+
+
+def _quality(log: Log, text: Text, settings: Settings) -> Callable[[LanguageModel], dict[str, Any]]:
+    test = split_log(log, "leave-one-out", seed=settings["seed"]).test
+    rng = np.random.default_rng([settings["seed"], 8])
+    asked = np.sort(rng.permutation(len(test.rows))[: settings["users"]])
+    holdout = Holdout(test.rows[asked], test.histories.select(asked), test.targets[asked])
+    sizes = {"length": settings["length"], "beam": settings["beam"]}
+    return lambda model: quality(TitleRanker(model, text.titles, text.start, **sizes), holdout)
 
 
 def batches_of(log: Log, text: Text, settings: Settings) -> tuple[list[Batch], list[Batch]]:
