@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from everyitem.compress import rivals
+from everyitem.compress.activity import top_shares
 from everyitem.compress.calibration import batch_of, every_token, mean_loss, target_logits, target_loss
 from everyitem.compress.importance import head_scores, hidden_scores, layer_scores, neuron_scores
 from everyitem.compress.plan import best, choose_heads
@@ -343,3 +344,23 @@ def test_the_best_heads_within_what_groups_allow():
     for keep, kind, unit in ((3, "balanced", 2), (4, "groups", 3), (7, "expand", 1), (0, "expand", 1)):
         with pytest.raises(ValueError, match=f"allowed: multiples of {unit} up to 6"):
             choose_heads(scores, keep, 2, kind)
+
+
+@pytest.mark.parametrize("of", ["product", "up", "attention"])
+def test_shares_of_the_most_active(language_model, text_batches, of):
+    model, sums = language_model("llama"), np.zeros(HEADS * WIDTH if of == "attention" else NEURONS)
+    for batch in text_batches:
+        seen = []
+        layer = model.model.layers[1]
+        if of == "up":
+            hook = layer.mlp.up_proj.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+        else:
+            reader = layer.mlp.down_proj if of == "product" else layer.self_attn.o_proj
+            hook = reader.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        with torch.inference_mode():
+            model(batch.ids_UT)
+        hook.remove()
+        for row, length in enumerate(batch.real_UT.sum(1)):
+            sums += seen[0][row, :length].abs().double().sum(0).numpy()
+    expected = np.sort(sums)[::-1].cumsum() / sums.sum()
+    np.testing.assert_allclose(top_shares(model, text_batches, of)[1], expected, rtol=1e-5)

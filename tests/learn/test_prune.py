@@ -52,6 +52,9 @@ def test_prune_writes_a_plain_checkpoint(works, language_model_folder, tiny_log,
     assert torch.isfinite(model(ids).logits).all()
     report = json.loads((out / "prunerec.json").read_text())
     assert [stage["restored"]["sizes"]["layers"] for stage in report["stages"]] == [3, 3, 2]
+    evaluation = json.loads(works("evaluate", out, tiny_log, "--max-users", 6, "--time-users", 2, "--json"))
+    assert evaluation["recall@20"]["value"] == report["after"]["hr@20"]["value"]
+    assert evaluation["total_ms"]["median"] > 0
     again = json.loads(works("prune", language_model_folder, out, "--log", tiny_log, *SIZES, *SHORT, "--json"))
     assert again == report, "a run that is done is not done again"
 

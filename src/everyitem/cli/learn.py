@@ -73,12 +73,11 @@ def evaluate(
 ) -> None:
     """Unsampled NDCG, Recall and MRR on the model's test users, with intervals, milliseconds per user, resident MB."""
     from everyitem.evaluate import report
-    from everyitem.evaluate.heldout import evaluate_models
     from everyitem.evaluate.run import compare
 
     console = Console(stderr=as_json)
     models = [model] if against is None else [model, against]
-    results = evaluate_models(
+    results = _evaluation_of(models)(
         models,
         log,
         baselines=baselines,
@@ -93,7 +92,8 @@ def evaluate(
         return
     console.print(report.evaluation_table(plain[str(model)], title=str(model)))
     if len(plain) > 1:
-        rows = report.rows_of(plain, ("ndcg@10", "recall@10", "recall@100"))
+        metrics = [name for name in ("ndcg@10", "recall@10", "recall@100") if name in plain[str(model)]]
+        rows = report.rows_of(plain, metrics)
         console.print(report.grid_table(rows, title="side by side"))
     if against is not None:
         differences = compare(results[str(model)], results[str(against)])
@@ -118,3 +118,19 @@ def encoder(
     with console.status("comparing the ten best items"):
         overlap = set_precision(model, read_log(log), precision, max_users=max_users)
     print(f"{model} answers in {precision}: {overlap:.2%} of the ten best items are those of float32")
+
+
+def _evaluation_of(models: list[Path]) -> Any:
+    """How such models are evaluated: model folders, or language models that recommend by title."""
+    by_title = {(folder / "titles.json").is_file() for folder in models}
+    if len(by_title) > 1:
+        raise ValueError(
+            "a language model that writes titles ranks 20 items, another model 100; evaluate each by itself"
+        )
+    if by_title == {True}:
+        from everyitem.learn.titles import evaluate_title_models
+
+        return evaluate_title_models
+    from everyitem.evaluate.heldout import evaluate_models
+
+    return evaluate_models

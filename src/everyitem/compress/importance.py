@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from everyitem.compress.activity import Activity, recorded
 from everyitem.compress.calibration import Batch, every_token, mean_loss, target_logits, target_loss
 from everyitem.compress.mask import columns_of, layers_of, masked
 from everyitem.compress.plan import (
@@ -195,7 +196,7 @@ def neuron_scores(
     batches: Sequence[Batch],
     *,
     keep: int,
-    of: str = "product",
+    of: Activity = "product",
     paper: bool = False,
 ) -> Scores:
     """Neurons by how often they are among the `keep` most active of a token.
@@ -216,15 +217,13 @@ def neuron_scores(
 
     Cost: a forward pass over the batches.
     """
-    if of not in ("product", "up"):
-        raise ValueError(f'got of="{of}"; allowed: "product" (what the down projection reads) or "up"')
     sizes = sizes_of(model.config)
     counts_LF, sums_LF = (torch.zeros(sizes.layers, sizes.neurons, dtype=torch.float64) for _ in range(2))
     if paper:
         batches, of = [_first_row(batches[0])], "up"
     with torch.inference_mode():
         for batch in batches:
-            with _activity(model, of) as seen:
+            with recorded(model, of) as seen:
                 model.model(input_ids=batch.ids_UT, use_cache=False)
             for layer, value_UTF in enumerate(seen):
                 value_NF = value_UTF.flatten(0, 1) if paper else value_UTF[batch.real_UT].abs()
@@ -238,23 +237,6 @@ def neuron_scores(
 
 def _first_row(batch: Batch) -> Batch:
     return Batch(*(part[:1, :PUBLISHED_LENGTH] for part in batch))
-
-
-@contextmanager
-def _activity(model: PreTrainedModel, of: str) -> Iterator[list[Tensor]]:
-    """What every layer's neurons put out, layer by layer."""
-    seen: list[Tensor] = []
-    if of == "product":
-        parts = [layer.mlp.down_proj for layer in layers_of(model)]
-        hooks = [part.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for part in parts]
-    else:
-        parts = [layer.mlp.up_proj for layer in layers_of(model)]
-        hooks = [part.register_forward_hook(lambda _, __, output: seen.append(output)) for part in parts]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def layer_scores(

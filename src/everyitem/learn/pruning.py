@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,27 +12,15 @@ from everyitem.compress.calibration import Batch, batch_of
 from everyitem.compress.plan import KeyValues, sizes_of
 from everyitem.compress.prunerec import AT_ONCE, WIDTH_TO_DEPTH, Calibration, dry_run, run
 from everyitem.compress.sizes import Curves, Keep, measure_curves, sizes_within
-from everyitem.compress.vocabulary import LanguageModel, TextTokenizer, trim
+from everyitem.compress.vocabulary import LanguageModel, trim
 from everyitem.data.interactions import Log
-from everyitem.data.splits import Holdout, split_log
-from everyitem.data.text import like_lengths, title_tokens, training_rows
-from everyitem.learn.titles import TitleRanker, quality
-from everyitem.model.llm import load_language_model
+from everyitem.data.splits import split_log
+from everyitem.data.text import like_lengths, training_rows
+from everyitem.evaluate.heldout import sample
+from everyitem.learn.titles import Text, TitleRanker, keep_text_settings, load_text_model, quality, text_of
 from everyitem.types import Histories
 
 Settings = dict[str, Any]
-TITLE = "title"
-END = "\n"
-"""The text whose token ends a title."""
-
-
-class Text(NamedTuple):
-    """A catalogue in the tokens of a model."""
-
-    titles: Histories
-    """The tokens of every item's title."""
-    start: list[int]
-    """The tokens that every row begins with."""
 
 
 def prune_text_model(
@@ -74,57 +62,16 @@ def prune_text_model(
         **{name: settings[name] for name in _HANDED_ON},
     )
     tokenizer.save_pretrained(out)
+    keep_text_settings(out, settings)
     return report
 
 
 _HANDED_ON = ("method", "alpha", "paper", "divergence", "truth", "epochs", "minutes", "learning_rate", "seed")
 
 
-def load_text_model(source: Path) -> tuple[LanguageModel, TextTokenizer]:
-    """A language model that can be pruned, and its tokenizer.
-
-    Raises:
-        FileNotFoundError: no such folder or file.
-        ValueError: it holds no model that can be pruned, or no tokenizer.
-    """
-    model, tokenizer = load_language_model(source)
-    sizes_of(model.config)
-    if not isinstance(tokenizer, TextTokenizer):
-        raise ValueError(f"{source}: has no tokenizer of the fast kind (tokenizer.json), which titles need; add one")
-    return model, tokenizer
-
-
-def text_of(log: Log, tokenizer: TextTokenizer, settings: Settings) -> Text:
-    """The log's titles as tokens.
-
-    Raises:
-        ValueError: the items have no titles.
-    """
-    if TITLE not in log.items.columns:
-        raise ValueError(f"the items have the columns {log.items.columns}, and no {TITLE}; add one to items.parquet")
-    titles = log.items[TITLE].cast(str).fill_null("").to_list()
-    encode = encoder_of(tokenizer)
-    (end,) = encode([END])[0][-1:]
-    longest = settings["title_tokens"]
-    start = encode([settings["prompt"]])[0] if settings["prompt"] else []
-    return Text(title_tokens(titles, encode, end=end, longest=longest), start or [end])
-
-
-def encoder_of(tokenizer: TextTokenizer) -> Callable[[list[str]], list[list[int]]]:
-    """Texts to tokens, without special ones."""
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return rows
-
-    return encode
-
-
 def _quality(log: Log, text: Text, settings: Settings) -> Callable[[LanguageModel], dict[str, Any]]:
     test = split_log(log, "leave-one-out", seed=settings["seed"]).test
-    rng = np.random.default_rng([settings["seed"], 8])
-    asked = np.sort(rng.permutation(len(test.rows))[: settings["users"]])
-    holdout = Holdout(test.rows[asked], test.histories.select(asked), test.targets[asked])
+    holdout = sample(test, settings["users"], seed=settings["seed"])
     sizes = {"length": settings["length"], "beam": settings["beam"]}
     return lambda model: quality(TitleRanker(model, text.titles, text.start, **sizes), holdout)
 

@@ -4,20 +4,89 @@ After BIGRec (arXiv:2308.08434) and D3 (arXiv:2406.14900): only titles that exis
 log-probability of its title, and its length is not penalised.
 """
 
+import json
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from everyitem.data.splits import Holdout
-from everyitem.data.text import prompt_row
+from everyitem.compress.plan import sizes_of
+from everyitem.compress.vocabulary import LanguageModel, TextTokenizer
+from everyitem.data.interactions import Log, read_log
+from everyitem.data.splits import Holdout, split_log
+from everyitem.data.text import prompt_row, title_tokens
+from everyitem.evaluate.heldout import BASELINES, sample
 from everyitem.evaluate.measures import interval, ndcg, ranks_of, recall
+from everyitem.evaluate.run import Evaluation, evaluate, time_stages
 from everyitem.index.beam import BeamIndex
+from everyitem.model.llm import load_language_model
 from everyitem.model.written import WrittenPrompts, filled_titles
 from everyitem.types import Histories, TopK
 
 K = 20
 TIMED = 10
+TITLE = "title"
+END = "\n"
+"""The text whose token ends a title."""
+TEXT_SETTINGS = ("length", "title_tokens", "prompt", "seed")
+"""Settings of `prune` that say what text a model reads; `titles.json` keeps them beside it."""
+
+
+class Text(NamedTuple):
+    """A catalogue in the tokens of a model."""
+
+    titles: Histories
+    """The tokens of every item's title."""
+    start: list[int]
+    """The tokens that every row begins with."""
+
+
+def load_text_model(source: Path) -> tuple[LanguageModel, TextTokenizer]:
+    """A language model that can be pruned, and its tokenizer.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: it holds no model that can be pruned, or no tokenizer.
+    """
+    model, tokenizer = load_language_model(source)
+    sizes_of(model.config)
+    if not isinstance(tokenizer, TextTokenizer):
+        raise ValueError(f"{source}: has no tokenizer of the fast kind (tokenizer.json), which titles need; add one")
+    return model, tokenizer
+
+
+def text_of(log: Log, tokenizer: TextTokenizer, settings: dict[str, Any]) -> Text:
+    """The log's titles as tokens.
+
+    Raises:
+        ValueError: the items have no titles.
+    """
+    if TITLE not in log.items.columns:
+        raise ValueError(f"the items have the columns {log.items.columns}, and no {TITLE}; add one to items.parquet")
+    titles = log.items[TITLE].cast(str).fill_null("").to_list()
+    encode = encoder_of(tokenizer)
+    (end,) = encode([END])[0][-1:]
+    longest = settings["title_tokens"]
+    start = encode([settings["prompt"]])[0] if settings["prompt"] else []
+    return Text(title_tokens(titles, encode, end=end, longest=longest), start or [end])
+
+
+def encoder_of(tokenizer: TextTokenizer) -> Callable[[list[str]], list[list[int]]]:
+    """Texts to tokens, without special ones."""
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return rows
+
+    return encode
+
+
+def keep_text_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write which text a model reads, for its evaluation."""
+    (folder / "titles.json").write_text(json.dumps({name: settings[name] for name in TEXT_SETTINGS}) + "\n")
 
 
 class TitleRanker:
@@ -41,13 +110,16 @@ class TitleRanker:
         self.length = length
         self.index = BeamIndex(filled_titles(titles, model.config.vocab_size), width=beam)
 
-    def rank(self, histories: Histories, k: int, *, exclude_seen: bool = False) -> TopK:
-        """The k best items for every history; with `exclude_seen` none that the history holds."""
+    def prompts(self, histories: Histories) -> WrittenPrompts:
+        """The newest titles of every history, as many as fit."""
         room = self.length - self.longest
         rows = [prompt_row(self.titles, history, self.start, room) for history in histories]
-        prompts = WrittenPrompts(self.model, rows, end=self.end, longest=self.longest)
+        return WrittenPrompts(self.model, rows, end=self.end, longest=self.longest)
+
+    def rank(self, histories: Histories, k: int, *, exclude_seen: bool = False) -> TopK:
+        """The k best items for every history; with `exclude_seen` none that the history holds."""
         exclude = histories.padded("left") if exclude_seen else None
-        return self.index.top_k(prompts, k, exclude=exclude)
+        return self.index.top_k(self.prompts(histories), k, exclude=exclude)
 
 
 def quality(ranker: TitleRanker, holdout: Holdout) -> dict[str, Any]:
@@ -65,3 +137,47 @@ def quality(ranker: TitleRanker, holdout: Holdout) -> dict[str, Any]:
         "users": len(ranks_U),
         "recommend_ms": {"median": float(np.median(times)), "p95": float(np.quantile(times, 0.95))},
     }
+
+
+def evaluate_title_models(
+    models: list[Path],
+    log_path: Path,
+    *,
+    baselines: bool = False,
+    exclude_seen: bool = False,
+    max_users: int | None = None,
+    time_users: int = 500,
+    console: Any = None,
+) -> dict[str, Evaluation]:
+    """`evaluate.heldout.evaluate_models` for language models that recommend by title: folders with `titles.json`.
+
+    The first 20 places are ranked, by a beam of 20: a user takes tenths of a second.
+
+    Raises:
+        ValueError: the models were made with different splits.
+    """
+    log = read_log(log_path)
+    settings = {str(folder): json.loads((folder / "titles.json").read_text()) for folder in models}
+    if len({one["seed"] for one in settings.values()}) > 1:
+        raise ValueError("the models were made with different splits, so their test users differ")
+    split = split_log(log, "leave-one-out", seed=settings[str(models[0])]["seed"])
+    questions = sample(split.test, max_users)
+    rankers: dict[str, Any] = {}
+    for name, told in settings.items():
+        model, tokenizer = load_text_model(Path(name))
+        text = text_of(log, tokenizer, told)
+        rankers[name] = TitleRanker(model, text.titles, text.start, length=told["length"])
+    if baselines:
+        rankers |= {name: build(split.train.histories, log.num_items) for name, build in BASELINES.items()}
+    asked: dict[str, Any] = {"num_items": log.num_items, "ks": (1, 5, 10, K), "exclude_seen": exclude_seen}
+    results = {}
+    for name, ranker in rankers.items():
+        if console is not None:
+            console.print(f"{name}: {len(questions.rows):,} users", markup=False, soft_wrap=True)
+        results[name] = evaluate(ranker, questions.histories, questions.targets, **asked)
+        if isinstance(ranker, TitleRanker) and time_users:
+            timing = time_stages(
+                ranker.prompts, ranker.index.top_k, questions.histories, num_users=time_users, warm_up=2
+            )
+            results[name] = replace(results[name], timing=timing)
+    return results
