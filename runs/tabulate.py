@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tabulate_codes import codes_section
+from tabulate_efficient_ids import efficient_ids_section
 from tabulate_recjpqprune import recjpqprune_section
 from tabulate_scale import scale_section
 from tabulate_speed import speed_section
@@ -47,6 +48,7 @@ def main() -> None:
         if models:
             sections.append(_section(folder.name, models))
     sections.append(codes_section(RESULTS / "codes"))
+    sections.append(efficient_ids_section(RESULTS / "efficient_ids"))
     records = ROOT / "benchmarks" / "record"
     sections += [speed_section(records, RESULTS), scale_section(records, RESULTS)]
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
