@@ -9,6 +9,7 @@ and every click of a session against the whole history.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ K = 10
 
 def main() -> None:
     args = arguments()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core: searches take a thread per core
     made = catalogue(args.kind, args.items, 8, 512, SAMPLES, args.cache)
     index = PQIndex(made.codes_IM, made.codebooks_MBd)
     index.compact(made.queries_UD[:SAMPLES])
@@ -168,7 +170,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", choices=LEARNT, default="tr13")
     parser.add_argument("--items", type=int, default=2_000_000)
-    parser.add_argument("--users", type=int, default=100)
+    parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--lengths", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["sasrec"])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)

@@ -148,7 +148,8 @@ def _followers(transitions: Transitions, recent: Histories, lag: int) -> tuple[N
     event = recent.items[recent.stops[rows] - 1 - lag]
     known = event < len(transitions.totals_I)  # items added since training have no transitions
     rows, event = rows[known], event[known]
-    start, count = transitions.starts_I[event], np.diff(transitions.starts_I)[event]
+    start = transitions.starts_I[event]
+    count = transitions.starts_I[event + 1] - start
     each = np.repeat(np.arange(len(rows)), count)
     where = np.arange(len(each)) - np.repeat(np.cumsum(count) - count, count) + start[each]
     columns = (np.ones(len(each)), np.log(transitions.counts_N[where]), np.log(transitions.totals_I[event][each]))

@@ -159,3 +159,14 @@ def test_the_first_searches_with_inverted_lists_may_come_at_once() -> None:
     for thread in threads:
         thread.join(timeout=60)
     assert found == [index.top_k(QUERY, 5, algorithm="pqtopk").items.tobytes()] * 4
+
+
+def test_log_probabilities_of_splits_decode_exactly(index: PQIndex) -> None:
+    """Parallel semantic-ID heads (RPG): sum_m log p(code_m) over every item, then the best; as scores rank them."""
+    table = index.score_table(QUERY).astype(np.float64)
+    log_p = (table - np.log(np.exp(table).sum(2, keepdims=True))).astype(np.float32)
+    every = log_p[:, np.arange(4), CODES].sum(2, dtype=np.float64)
+    found = index.top_k(log_p, 10)
+    assert found.items.tolist() == np.argsort(-every, axis=1, kind="stable")[:, :10].tolist()
+    assert found.items.tolist() == index.top_k(QUERY, 10).items.tolist()
+    assert np.all(np.exp(found.scores) < 1)

@@ -109,6 +109,10 @@ REFUSED = [
     ({"dropout": 1.0}, "dropout is 1"),
     ({"dropout": -0.1}, "dropout is -0.1"),
     ({"seed": -1}, "non-negative"),
+    ({"concentration": -0.1}, "concentration is -0.1"),
+    ({"concentration": float("nan")}, "concentration is nan"),
+    ({"concentration": 0.1, "items": "dense"}, "dense items have no splits"),
+    ({"loss": "split-softmax", "items": "dense"}, "dense items have no splits"),
 ]
 
 
@@ -172,10 +176,12 @@ def test_a_folder_that_is_not_of_a_training_is_not_deleted(log, tmp_path, small)
         ("svd", "full-softmax", "sasrec", 10),
         ("bpr", "gbce", "gbert4rec", 10),
         ("random", "bce", "sasrec", 10),
+        ("dense", "split-softmax", "esasrec", 10),
     ],
 )
 def test_every_choice_trains_on_fewer_items_than_sub_items(tmp_path, small, codes, loss, backbone, length):
     choice = {"codes": codes, "loss": loss, "backbone": backbone, "length": length, "blocks": 1}
+    choice["concentration"] = 0.1 * (backbone == "gbert4rec")
     model = fit(users_with(6), tmp_path / "model", **small(**choice))
     assert len(np.unique(model.index.codes_IM, axis=0)) == 60
     assert model.metadata["history_length"] == length - (backbone == "gbert4rec")

@@ -166,3 +166,49 @@ def test_an_own_item_that_is_left_out_counts_for_nothing():
     absent = torch.full((len(HIDDEN), 4), -torch.inf)
     with_absent = losses.sampled_softmax(items, HIDDEN, TARGETS, negatives, absent)
     torch.testing.assert_close(with_absent, losses.sampled_softmax(items, HIDDEN, TARGETS, negatives))
+
+
+def split_table(items):
+    """(N, M, B) in float64, split by split."""
+    books = items.sub_items.detach().double()
+    parts = HIDDEN.double().view(N, len(books), -1)
+    return torch.stack([parts[:, m] @ books[m].T for m in range(len(books))], 1)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_split_softmax_is_the_cross_entropy_of_every_split(scale):
+    items = items_of("pq", scale)
+    table, expected = split_table(items), 0.0
+    for n in range(N):
+        for m, code in enumerate(CODES[TARGETS[n]]):
+            expected -= float(torch.log_softmax(table[n, m], 0)[int(code)]) / N
+    assert losses.split_softmax(items, HIDDEN, TARGETS).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_split_softmax_bounds_the_gap_of_the_target(scale):
+    items = items_of("pq", scale)
+    table = split_table(items)
+    best = table.amax(2).sum(1)
+    gap = best - dots(items, TARGETS[:, None])[:, 0]
+    assert losses.split_softmax(items, HIDDEN, TARGETS).item() >= float(gap.mean()) - 1e-4
+
+
+def test_concentration_adds_its_share():
+    items, negatives = items_of("pq"), negatives_of((9,))
+    plain = losses.sampled_softmax(items, HIDDEN, TARGETS, negatives)
+    both = losses.concentrated(items, HIDDEN, TARGETS, negatives, loss=losses.sampled_softmax, weight=0.3)
+    torch.testing.assert_close(both, plain + 0.3 * losses.split_softmax(items, HIDDEN, TARGETS))
+
+
+def test_dense_items_have_no_splits():
+    with pytest.raises(TypeError, match="DenseItems have no splits"):
+        losses.split_softmax(items_of("dense"), HIDDEN, TARGETS)
+
+
+def test_a_turned_table_adds_up_to_the_scores():
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((D, D)))[0].astype(np.float32)
+    items = PQItems(CODES, D, rotation_DD=rotation)
+    table = items.table(HIDDEN)
+    sums = torch.stack([table[:, m, CODES[:, m].astype(int)] for m in range(CODES.shape[1])]).sum(0)
+    torch.testing.assert_close(sums, HIDDEN @ items(torch.arange(NUM_ITEMS)).T, rtol=0, atol=1e-5)

@@ -40,14 +40,14 @@ def top_k(
     Returns:
         TopK in the order of every index; `scored` counts the raised items that were eligible.
 
-    Cost: one `top_k` of the index, with a filter two, and M N U lookups.
+    Cost: one `top_k` of the index, two where other items than raised ones are filtered out, and M N U lookups.
     """
-    filtered = allow is not None or exclude is not None
     excluded = door.excluded(exclude, len(raised_UN), index.num_items)
     hidden = raised_UN if excluded is None else np.hstack([raised_UN, excluded])
     top = index.top_k(query_UD, k, allow=allow, exclude=hidden, **options)
-    best_U1 = index.top_k(query_UD, 1, exclude=raised_UN, **options).scores if filtered else top.scores[:, :1]
-    eligible_UN = _eligible(index, raised_UN, allow, excluded)
+    eligible_UN, only_raised = _eligible(index, raised_UN, allow, excluded)
+    # where nothing else was filtered out, as with seen items that are all remembered, the best other item is known
+    best_U1 = top.scores[:, :1] if only_raised else index.top_k(query_UD, 1, exclude=raised_UN, **options).scores
     plain_UN = index.scores(query_UD, np.maximum(raised_UN, 0))
     score_UN = plain_UN + _share(plain_UN, bonus_UN, slope_UN, best_U1)
     items = np.hstack([top.items, np.where(eligible_UN, raised_UN, np.int32(-1))])
@@ -73,11 +73,17 @@ def _share(plain_UN: Floats, bonus_UN: Floats, slope_UN: Floats, best_U1: Floats
     return added
 
 
-def _eligible(index: AnyIndex, raised_UN: Ids, allow: ArrayLike | None, excluded: Ids | None) -> NDArray[np.bool_]:
+def _eligible(
+    index: AnyIndex, raised_UN: Ids, allow: ArrayLike | None, excluded: Ids | None
+) -> tuple[NDArray[np.bool_], bool]:
+    """(U, N) the raised items that may be returned, and whether no other item is filtered out."""
     eligible_UN: NDArray[np.bool_] = (raised_UN >= 0) & ~index.removed_at(raised_UN)
     bits = door.allowed(allow, len(raised_UN), index.num_items)
     if bits is not None:
         eligible_UN &= door.bits_at(bits, np.maximum(raised_UN, 0))
+    only_raised = bits is None
     if excluded is not None:
-        eligible_UN &= ~(raised_UN[:, :, None] == excluded[:, None, :]).any(axis=2)
-    return eligible_UN
+        same_UNE = raised_UN[:, :, None] == excluded[:, None, :]
+        eligible_UN &= ~same_UNE.any(axis=2)
+        only_raised &= bool((same_UNE.any(axis=1) | (excluded < 0)).all())
+    return eligible_UN, only_raised

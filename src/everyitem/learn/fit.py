@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BackboneName = Literal["sasrec", "esasrec", "gbert4rec", "llm"]
 ItemsName = Literal["pq", "dense", "two-level", "semantic-ids"]
-LossName = Literal["softmax", "gbce", "bce", "full-softmax"]
+LossName = Literal["softmax", "gbce", "bce", "full-softmax", "split-softmax"]
 
 LARGEST_DENSE_START = 200_000
 """Items up to which a dense model is trained first and items get 32 bytes; docs/log.md has the reasons."""
@@ -41,6 +41,7 @@ def fit(
     backbone: BackboneName = "sasrec",
     items: ItemsName = "pq",
     loss: LossName = "softmax",
+    concentration: float = 0.0,
     codes: CodesName | None = None,
     num_splits: int | None = None,
     clusters: ClustersName = "kmeans",
@@ -85,8 +86,11 @@ def fit(
         items: "pq" (shared sub-items, frozen byte codes), "dense" (a vector per item), "two-level" (the same, and
             clusters: first which cluster, then which item of it), or "semantic-ids" (a string of tokens per item, which
             the model writes one by one, found by beam search).
-        loss: "softmax" (sampled; of two-level items their own, which needs no sample), "gbce", "bce", or
-            "full-softmax" (chunked). Tokens of semantic ids are few, so theirs is always the full softmax.
+        loss: "softmax" (sampled; of two-level items their own, which needs no sample), "gbce", "bce", "full-softmax"
+            (chunked), or "split-softmax" (RPG: every split predicts its sub-item by itself). Tokens of semantic ids are
+            few, so theirs is always the full softmax.
+        concentration: weight of "split-softmax" beside the loss. Scores concentrate on few sub-items, so that searches
+            look at fewer items; docs/results.md has what it costs.
         codes: how PQ codes are assigned. "dense" spends half of the time on a dense model, compresses its vectors
             (OPQ) and trains on from there; the others need the log alone, for catalogues whose dense table is too big.
             None: "dense" up to 200,000 items, "hybrid" beyond ("kmeans" for semantic ids). "text" (words of the items'
@@ -168,6 +172,10 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
         if settings[name] is not None and not settings[name] > 0:
             raise ValueError(f"{name} is {settings[name]}; allowed: more than 0")
     _check_language_model(settings)
+    if not settings["concentration"] >= 0:
+        raise ValueError(f"concentration is {settings['concentration']}; allowed: 0 (off) or more")
+    if settings["items"] != "pq" and (settings["concentration"] or settings["loss"] == "split-softmax"):
+        raise ValueError(f"{settings['items']} items have no splits to concentrate on; use items='pq' or another loss")
     dim, num_splits = settings["dim"], settings["num_splits"]
     if settings["items"] == "pq" and (num_splits > 64 or dim % num_splits):
         raise ValueError(f"num_splits={num_splits} must divide dim={dim} and be at most 64; choose other values")

@@ -157,8 +157,10 @@ def _loss(settings: Settings, num_items: int) -> Loss:
         "gbce": partial(losses.gbce, offset=base_rate),
         "bce": partial(losses.gbce, calibration=0.0, offset=base_rate),
         "full-softmax": losses.full_softmax,
+        "split-softmax": losses.split_softmax,
     }
-    return functions[settings["loss"]]
+    loss, weight = functions[settings["loss"]], settings["concentration"]
+    return partial(losses.concentrated, loss=loss, weight=weight) if weight else loss
 
 
 def _validation_ndcg(network: Backbone, table: Items, valid: Holdout, threads: int | None) -> float:
@@ -180,7 +182,10 @@ def _items(
         return _pq_items(train_log, settings, training, network.dim)
     dense = training / "dense"
     if not (training / "codes.npz").is_file():
-        learn(log, dense, settings | {"items": "dense", "memory": 0, "minutes": half(settings["minutes"])}, **running)
+        start = settings | {"items": "dense", "memory": 0, "concentration": 0.0, "minutes": half(settings["minutes"])}
+        if settings["loss"] == "split-softmax":
+            start["loss"] = "softmax"
+        learn(log, dense, start, **running)
     read_weights(network, dense)
     table, facts = _pq_items(train_log, settings, training, network.dim)
     return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}

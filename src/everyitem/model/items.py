@@ -106,10 +106,13 @@ class PQItems(nn.Module):
         """
         if ids.dim() == 1:
             return _dot(hidden_ND, self(ids))
-        hidden_ND = hidden_ND if self.rotation is None else hidden_ND @ self.rotation.T
-        table = torch.einsum("nmd,mbd->nmb", hidden_ND.view(len(hidden_ND), self.num_splits, -1), self.sub_items)
         codes = (F.embedding(ids.long(), self.codes).long() + self.offsets).flatten(1)
-        return table.flatten(1).gather(1, codes).view(*ids.shape, self.num_splits).sum(-1)
+        return self.table(hidden_ND).flatten(1).gather(1, codes).view(*ids.shape, self.num_splits).sum(-1)
+
+    def table(self, hidden_ND: Tensor) -> Tensor:
+        """(N, M, B) what every sub-item adds to a score."""
+        hidden_ND = hidden_ND if self.rotation is None else hidden_ND @ self.rotation.T
+        return torch.einsum("nmd,mbd->nmb", hidden_ND.view(len(hidden_ND), self.num_splits, -1), self.sub_items)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What the index is built from: `codes_IM` uint8, `codebooks_MBd` float32 and, if any, `rotation_DD`."""

@@ -9,13 +9,14 @@ never holds them, and they are the ones a model most needs to tell apart: which 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from everyitem.model.items import Items
+from everyitem.model.items import Items, PQItems
 from everyitem.model.two_level import TwoLevelItems
 
 CHUNK_LOGITS = 1 << 26
@@ -71,6 +72,48 @@ def gbce(
     alpha = negative.shape[1] / max(1, items.num_items - 1)
     beta = 1 - calibration * (1 - min(1.0, alpha))
     return (beta * F.softplus(offset - positive) + F.softplus(negative - offset).sum(1, dtype=torch.float32)).mean()
+
+
+def split_softmax(
+    items: Items,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    negatives: Tensor | None = None,
+    own_NT: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of the target's sub-item in every split, summed over splits: RPG's loss (arXiv:2506.05781).
+
+    sum_m [ log sum_b exp table[m, b] - table[m, code_m] ], the softmax of split m over its B sub-items alone. As log
+    sum exp is at least the maximum, this is a smooth upper bound of the target's gap sum_m (max_b table[m, b] -
+    table[m, code_m]), which is what bounds the work of an exact search.
+
+    log p(item) = sum_m log p(code_m) differs from the item's score by the same number for all items, so an index
+    ranks by it as it is. RPG has a projection per split and inner products over a temperature; ours are the D / M
+    dimensions of the split, whose scale is learned.
+
+    Raises:
+        TypeError: items without splits; `fit` does not let it come to that.
+    """
+    if not isinstance(items, PQItems):
+        raise TypeError(f"{type(items).__name__} have no splits")
+    table_NMB = items.table(hidden_ND).float()
+    codes_NM = F.embedding(targets_N, items.codes).long()
+    return F.cross_entropy(table_NMB.flatten(0, 1), codes_NM.flatten(), reduction="sum") / len(targets_N)
+
+
+def concentrated(
+    items: Items,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    negatives: Tensor,
+    own_NT: Tensor | None = None,
+    *,
+    loss: Callable[..., Tensor],
+    weight: float,
+) -> Tensor:
+    """`loss` plus `weight` times `split_softmax`: scores concentrate on few sub-items, so that searches prune more."""
+    first = loss(items, hidden_ND, targets_N, negatives, own_NT)
+    return first + weight * split_softmax(items, hidden_ND, targets_N)
 
 
 def full_softmax(
