@@ -14,28 +14,17 @@ work=${1:?name a folder for the models}
 minutes=${2:-3}
 sets=("${@:3}")
 [[ ${#sets[@]} -gt 0 ]] || sets=(amazon14-beauty amazon14-sports amazon18-videogames uci-online-retail globo-news oss-edits-thin oss-edits)
-everyitem=.venv/bin/everyitem
-export OMP_NUM_THREADS=1
+source runs/models.sh
 
 run() { # data set, model name, options of `everyitem train`
-    local set=$1 name=$2 out=docs/results/$1/$2.json model=$work/$1/$2
+    local set=$1 name=$2
     shift 2
-    [[ -e $out ]] && return
-    mkdir -p "docs/results/$set"
-    "$everyitem" train "$data/$set" "$model" --threads 1 --minutes "$minutes" $(training "$set" "$name") "$@"
     # the baselines are the same for every model of a data set: once is enough
-    local baselines=()
-    [[ $name == default ]] && baselines=(--baselines)
-    "$everyitem" evaluate "$model" "$data/$set" --max-users 20000 --json "${baselines[@]}" $(asking "$set") \
-        >"$model/evaluation.json"
-    .venv/bin/python - "$model" >"$out.part" <<'PY'
-import json, pathlib, sys
-
-model = pathlib.Path(sys.argv[1])
-read = lambda name: json.loads((model / name).read_text())
-print(json.dumps(read("evaluation.json") | {"training": read("metrics.json"), "settings": read("recommender.json")["settings"]}, indent=1))
-PY
-    mv "$out.part" "$out"
+    local asking
+    asking=$(asking "$set")
+    [[ $name == default ]] && asking+=" --baselines"
+    # shellcheck disable=SC2046
+    measure "docs/results/$set/$name.json" "$work/$set/$name" "$data/$set" "$minutes" "$asking" $(training "$set" "$name") "$@"
 }
 
 training() { # options of `everyitem train` for a data set and a model
@@ -62,6 +51,10 @@ done
 for set in "${sets[@]}"; do run "$set" sasrec-pq --memory 0; done
 for set in "${sets[@]}"; do
     run "$set" sasrec-dense --items dense --memory 0
+done
+for set in "${sets[@]}"; do run "$set" esasrec-pq --backbone esasrec --memory 0; done
+for set in "${sets[@]}"; do
+    [[ $set == oss-edits ]] || run "$set" esasrec-dense --backbone esasrec --items dense --memory 0
 done
 gbce=(--loss gbce --num-negatives 256 --memory 0)
 for set in "${sets[@]}"; do run "$set" gsasrec-pq "${gbce[@]}"; done

@@ -15,7 +15,10 @@ from everyitem.evaluate.report import Row, rows_of, write_bar_chart
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 METRICS = ("ndcg@10", "recall@10")
-MODELS = ("default", "default-dense", "sasrec-dense", "sasrec-pq", "gsasrec-pq", "gbert4rec-pq")
+MODELS = (
+    *("default", "default-dense", "sasrec-dense", "sasrec-pq", "esasrec-dense", "esasrec-pq", "gsasrec-pq"),
+    *("gbert4rec-pq", "rectools-sasrec", "rectools-bert4rec", "replay-sasrec"),
+)
 BASELINES = ("popularity", "repeat last", "Markov", "ItemKNN")
 PUBLISHED = {
     "amazon14-beauty": {

@@ -182,10 +182,10 @@ def _items(
         return _pq_items(train_log, settings, training, network.dim)
     dense = training / "dense"
     if not (training / "codes.npz").is_file():
-        start = settings | {"items": "dense", "memory": 0, "concentration": 0.0, "minutes": half(settings["minutes"])}
+        first = settings | {"items": "dense", "memory": 0, "concentration": 0.0, "minutes": half(settings["minutes"])}
         if settings["loss"] == "split-softmax":
-            start["loss"] = "softmax"
-        learn(log, dense, start, **running)
+            first["loss"] = "softmax"
+        learn(log, dense, first, **running)
     read_weights(network, dense)
     table, facts = _pq_items(train_log, settings, training, network.dim)
     return table, facts | {"dense_start": json.loads((dense / "metrics.json").read_text())}
