@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What does it cost to make scores concentrate, and what does it save? Trains SASRec with item codes and a growing weight
+# of the per-split cross-entropy, and once with that alone (RPG); writes docs/results/concentrated/<data set>/<weight>.json.
+#
+#   EVERYITEM_DATA=<folder of log folders> runs/concentrated.sh WORK [MINUTES] [DATA SET ...]
+#
+# Every model gets the same MINUTES (default 10) on one thread and the same 8 bytes per item (k-means codes, so that no
+# minute goes into a dense model); NDCG is of vectors alone (no memory). Share of the items scored and microseconds are of
+# 1,000 real queries, top 10. What is there is not done again. Then: python runs/tabulate.py
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+data=${EVERYITEM_DATA:?set EVERYITEM_DATA to the folder that holds the log folders}
+work=${1:?name a folder for the models}
+minutes=${2:-10}
+sets=("${@:3}")
+[[ ${#sets[@]} -gt 0 ]] || sets=(amazon14-beauty globo-news oss-edits-thin oss-edits)
+source runs/models.sh
+same=(--memory 0 --codes kmeans --num-splits 8 --dim 128)
+
+run() { # data set, name, options of `everyitem train`
+    local set=$1 name=$2 model=$work/$1/$2 out=docs/results/concentrated/$1/$2.json
+    shift 2
+    [[ -e $out ]] && return
+    measure "$model.json" "$model" "$data/$set" "$minutes" "--time-users 0" "${same[@]}" "$@"
+    exported "$model-export" "$model" "$data/$set" 1000
+    .venv/bin/everyitem bench "$model-export" --num-queries 1000 --json >"$model-bench.json"
+    mkdir -p "$(dirname "$out")"
+    .venv/bin/python - "$model.json" "$model-bench.json" >"$out.part" <<'PY'
+import json, pathlib, sys
+
+evaluation, search = (json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:])
+print(json.dumps(evaluation | {"search": search}, indent=1))
+PY
+    mv "$out.part" "$out"
+}
+
+for set in "${sets[@]}"; do
+    for weight in 0 0.003 0.01 0.03 0.1 0.3; do run "$set" "$weight" --concentration "$weight"; done
+    run "$set" alone --loss split-softmax
+done

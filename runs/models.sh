@@ -1,0 +1,25 @@
+# What the scripts of this folder share; to be sourced. Trains, evaluates, and keeps what both say in one file.
+export OMP_NUM_THREADS=1
+
+measure() { # OUT.json, model folder, log folder, minutes, "options of `everyitem evaluate`", options of `everyitem train`
+    local out=$1 model=$2 log=$3 minutes=$4 asking=$5
+    shift 5
+    [[ -e $out ]] && return
+    mkdir -p "$(dirname "$out")"
+    [[ -e $model/README.md ]] || .venv/bin/everyitem train "$log" "$model" --threads 1 --minutes "$minutes" "$@"
+    # shellcheck disable=SC2086
+    .venv/bin/everyitem evaluate "$model" "$log" --max-users 20000 --json $asking >"$model/evaluation.json"
+    .venv/bin/python - "$model" >"$out.part" <<'PY'
+import json, pathlib, sys
+
+model = pathlib.Path(sys.argv[1])
+read = lambda name: json.loads((model / name).read_text())
+found = read("evaluation.json") | {"training": read("metrics.json"), "settings": read("recommender.json")["settings"]}
+print(json.dumps(found, indent=1))
+PY
+    mv "$out.part" "$out"
+}
+
+exported() { # export folder, model folder, log folder, queries
+    [[ -e $1/queries.npy ]] || .venv/bin/everyitem export "$2" "$1" --log "$3" --queries "$4"
+}
