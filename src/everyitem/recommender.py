@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from everyitem import explanation, likeness, model_folder
 from everyitem.data import catalogue
+from everyitem.data.ids import ItemIds
 from everyitem.data.interactions import read_log
 from everyitem.explanation import Explanation as Explanation
 from everyitem.index import BeamIndex, ModelIndex, door, raised
@@ -60,8 +61,7 @@ class Recommender:
 
     def _use(self, items: pl.DataFrame) -> None:
         self.items = items
-        self._order = items["item_id"].arg_sort().to_numpy()
-        self._sorted_ids = items["item_id"].sort()
+        self._ids = ItemIds(items["item_id"])
         self.popularity = Popularity(items[EVENTS].to_numpy())
 
     # positions ------------------------------------------------------------------------------------------------------
@@ -130,29 +130,14 @@ class Recommender:
 
     def positions(self, ids: pl.Series | list[Any]) -> Ids:
         """Positions of external ids; -1 for an id that the catalogue does not have."""
-        wanted = catalogue.ids_as(self._sorted_ids.dtype, ids)
-        slot = np.minimum(self._sorted_ids.search_sorted(wanted).to_numpy(), len(self._sorted_ids) - 1)
-        known = (self._sorted_ids.gather(slot) == wanted).to_numpy()
-        return np.where(known, self._order[slot], -1).astype(np.int32)
+        return self._ids.positions(ids)
 
     def positions_in(self, given: pl.Series) -> Ids:
-        """Positions here of the distinct item ids of a log; -1 for one that the catalogue does not have.
+        """Positions here of the distinct item ids of a log, read in the type of this model's ids; -1 for unknown ones.
 
-        The log's ids are read in the type of this model's, as a file of text does not say which type it means.
-
-        Raises:
-            ValueError: the log has ids of another type, and none of them is in the catalogue.
+        Raises ValueError if the log has ids of another type and none of them is in the catalogue.
         """
-        dtype = self._sorted_ids.dtype
-        ids = catalogue.read_as(dtype, given)
-        found = np.full(len(ids), -1, np.int32)
-        found[ids.is_not_null().to_numpy()] = self.positions(ids.drop_nulls())
-        if given.dtype != dtype and (found < 0).all():
-            raise ValueError(
-                f"item ids are {dtype} in this model, {given.dtype} in the log, and none of these is in the catalogue "
-                f"(there {given[0]!r}, here {self.items['item_id'][0]!r}); give the log with this model's ids"
-            )
-        return found
+        return self._ids.positions_in_log(given)
 
     def recommend(
         self,
@@ -225,13 +210,7 @@ class Recommender:
         Raises:
             ValueError: the model's ids are integers and a text is not one.
         """
-        stripped = [text.strip() for text in texts if text.strip()]
-        if not self._sorted_ids.dtype.is_integer():
-            return stripped
-        try:
-            return [int(text) for text in stripped]
-        except ValueError:
-            raise ValueError(f"item ids of this model are integers; got {', '.join(stripped)}") from None
+        return self._ids.parse(texts)
 
     def _histories(self, source: Any) -> tuple[pl.Series, Histories, int]:
         if isinstance(source, list | tuple):

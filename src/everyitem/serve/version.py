@@ -195,7 +195,8 @@ class Version:
 
     def ids(self, positions: Ids) -> list[Any]:
         """External ids of positions."""
-        return self.recommender.items["item_id"].gather(positions).to_list()
+        ids = self.recommender.items["item_id"]
+        return [ids[position] for position in positions.tolist()]
 
     def titles_with(self, words: list[str], count: int) -> tuple[Ids, int]:
         """Positions of items whose title (or name, and id) contains every word, most popular first, and their number.

@@ -24,6 +24,8 @@ from everyitem.serve.live import LiveModel
 from everyitem.serve.service import Service
 
 KEEP_ALIVE_SECONDS = 5
+SWITCH_SECONDS = 0.0005
+"""How long the thread that answers may keep the interpreter from the one that takes requests; Python's own is 5 ms."""
 HEADER_SECONDS = 10.0
 """A connection that has not sent all headers of a request by then is closed."""
 LAST_CALLS_SECONDS = 1.0
@@ -33,6 +35,7 @@ LAST_CALLS_SECONDS = 1.0
 def main() -> int:
     """Serve until SIGTERM; returns the exit code."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sys.setswitchinterval(SWITCH_SECONDS)
     _log_as_json()
     settings = json.loads(sys.stdin.readline())
     try:
