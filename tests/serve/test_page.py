@@ -271,6 +271,7 @@ def test_an_item_is_added_found_recommended_and_taken_back(page, site):
 
 @needs_browser
 def test_a_server_that_does_not_answer_is_asked_again(page, site):
+    page.clock.install()
     down = [True]
 
     def route(route):
@@ -284,23 +285,26 @@ def test_a_server_that_does_not_answer_is_asked_again(page, site):
     expect(page.locator("#trouble")).to_contain_text("does not answer")
     assert rows(page).count() == 10
     down.clear()
+    page.clock.fast_forward(2100)
     expect(page.locator("#trouble")).to_be_hidden()
     expect(page.locator("#figures")).to_contain_text("exact")
 
 
 @needs_browser
 def test_a_busy_server_says_when_to_come_back(page):
+    page.clock.install()
     busy = [True]
 
     def route(route):
         if not busy:
             return route.continue_()
         busy.clear()
-        return route.fulfill(status=503, json={"error": "too much to do"}, headers={"Retry-After": "1"})
+        return route.fulfill(status=503, json={"error": "too much to do"}, headers={"Retry-After": "30"})
 
     page.route("**/v1/recommend", route)
     page.locator("#results .plus").first.click()
     expect(page.locator("#trouble")).to_contain_text("too much to do")
+    page.clock.fast_forward(31_000)
     expect(page.locator("#figures")).to_contain_text("exact")
     expect(page.locator("#trouble")).to_be_hidden()
 
@@ -332,8 +336,7 @@ def test_the_address_brings_everything_back(page, site):
 
 
 @needs_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_it_fits_and_can_be_read(opened, site, scheme, width):
     page = opened(site.url, width=width, scheme=scheme, touch=width < 500)
     expect(rows(page)).to_have_count(10)

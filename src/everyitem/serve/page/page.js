@@ -26,9 +26,10 @@ const offered = () => Object.entries(columns).filter(offers).map(([name]) => nam
 
 function details(id) {
   const fields = known.get(keyOf(id)) ?? {};
-  const told = offered().filter((name) => fields[name] != null);
+  const brief = (name) => typeof fields[name] === "string" && fields[name].length <= 40 && !HIDDEN.includes(name);
+  const told = [...new Set([...offered().filter((name) => fields[name] != null), ...Object.keys(fields).filter(brief)])].slice(0, 5);
   const value = (name) => ({ boolean: fields[name] ? name : `not ${name}`, number: `${name} ${fields[name]}` })[typeof fields[name]] ?? fields[name];
-  return [String(id), ...told.map(value)].join(" · ").replaceAll("_", " ");
+  return [...(titleOf(id) === String(id) ? [] : [String(id)]), ...told.map(value)].join(" · ").replaceAll("_", " ");
 }
 
 // The server

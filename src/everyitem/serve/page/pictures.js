@@ -19,8 +19,12 @@ const svg = (name, attributes = {}, ...children) => fill(document.createElementN
 const count = (number) => number.toLocaleString("en");
 const path = (points) => `M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L")}`;
 
-// two digits, and never "100 %" of what is not all
-export const percent = (share) => `${share > 0.99 ? Math.floor(1000 * share) / 10 : (100 * share).toPrecision(2)} %`;
+// Two digits that differ from 0 or from 9: what is not all is never 100 %
+export function percent(share) {
+  if (share <= 0.99) return `${Number((100 * share).toPrecision(2))} %`;
+  const digits = 10 ** Math.min(5, Math.ceil(-Math.log10(1 - share)));
+  return `${share < 1 ? Math.floor(share * 100 * digits) / digits : 100} %`;
+}
 
 // Why an item has its score
 
