@@ -26,7 +26,7 @@ const offered = () => Object.entries(columns).filter(offers).map(([name]) => nam
 
 function details(id) {
   const fields = known.get(keyOf(id)) ?? {};
-  const brief = (name) => typeof fields[name] === "string" && fields[name].length <= 40 && !HIDDEN.includes(name);
+  const brief = (name) => typeof fields[name] === "string" && fields[name].length <= 40 && !titleOf(id).includes(fields[name]);
   const told = [...new Set([...offered().filter((name) => fields[name] != null), ...Object.keys(fields).filter(brief)])].slice(0, 5);
   const value = (name) => ({ boolean: fields[name] ? name : `not ${name}`, number: `${name} ${fields[name]}` })[typeof fields[name]] ?? fields[name];
   return [...(titleOf(id) === String(id) ? [] : [String(id)]), ...told.map(value)].join(" · ").replaceAll("_", " ");
@@ -49,7 +49,7 @@ async function ask(path, body, signal) {
     throw new Failure(0, "The server does not answer. Asking again every two seconds.");
   }
   const answer = await response.json().catch(() => ({}));
-  if (response.status === 401) { await askForKey(answer.error); return ask(path, body, signal); }
+  if (response.status === 401) { await askForKey(); return ask(path, body, signal); }
   if (!response.ok) {
     throw new Failure(response.status, answer.error ?? `The server says ${response.status}.`, response.headers.get("Retry-After"));
   }
@@ -58,10 +58,11 @@ async function ask(path, body, signal) {
 }
 
 function askForKey() {
-  return new Promise((given) => {
-    $("key").addEventListener("close", () => { key = $("key-value").value; $("key-value").value = ""; given(); }, { once: true });
-    if (!$("key").open) $("key").showModal();
-  });
+  askForKey.answer ??= new Promise((given) => {
+    $("key").addEventListener("close", () => { key = $("key-value").value; $("key").firstElementChild.reset(); given(); }, { once: true });
+    $("key").showModal();
+  }).finally(() => { askForKey.answer = null; });
+  return askForKey.answer; // one dialog for all that wait
 }
 
 // The question
@@ -312,10 +313,13 @@ async function addItem(event) {
   const { item_id: id, ...rest } = fields;
   const like = [...$("like").querySelectorAll(":checked")].map((input) => JSON.parse(input.value));
   if (id === undefined) { show($("add-error"), "The item needs an id."); return elements.item_id.focus(); }
+  event.submitter.disabled = true;
   try {
     await ask("v1/items", { upsert: [{ item_id: id, fields: rest, like }], delete: [] });
   } catch (error) {
     return show($("add-error"), error.message);
+  } finally {
+    event.submitter.disabled = false;
   }
   $("add").close();
   known.set(keyOf(id), rest);

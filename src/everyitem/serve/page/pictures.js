@@ -113,7 +113,7 @@ function frame(width, [low, high], label, told) {
   const inner = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: HEIGHT - MARGIN.bottom };
   const span = high - low || 1;
   const y = (value) => inner.bottom - ((value - low) / span) * (inner.bottom - inner.top);
-  const step = told ? 1 : nice(span / 4);
+  const step = told ? 1 : nice(span / 7);
   const grid = [];
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) {
     grid.push(svg("path", { class: "grid", d: `M${inner.left} ${y(value)}H${inner.right}` }),
@@ -167,8 +167,10 @@ function histogram({ pruned: { ceiling, threshold, remembered, step, bars, passi
   drawn.append(svg("text", { x: inner.left, y: HEIGHT - 14 }, low.toFixed(2)),
     svg("text", { x: inner.right, y: HEIGHT - 14, "text-anchor": "end" }, `${ceiling.toFixed(2)}: the ceiling`));
   if (threshold != null) {
+    const late = x(threshold) > width / 2; // the text stands where there is room
     drawn.append(svg("path", { class: "threshold", d: `M${x(threshold)} ${inner.top}V${inner.bottom}` }),
-      svg("text", { class: "threshold", x: x(threshold) + 6, y: inner.top + 10 }, `threshold ${threshold.toFixed(2)}`));
+      svg("text", { class: "threshold", x: x(threshold) + (late ? -6 : 6), y: inner.top + 4, "text-anchor": late ? "end" : "start" },
+        `threshold ${threshold.toFixed(2)}`));
   }
   const told = threshold == null
     ? `Fewer than asked for are eligible, so all ${count(all)} had to be scored.`
