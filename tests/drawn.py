@@ -57,7 +57,7 @@ class Catalogue:
     def clustering(self) -> Any:
         count = 2 + self.seed % 40  # the last cluster is empty
         vectors = FLAVOURS[self.flavour](self._rng, (self.num_splits, count, self.split_dim)).astype(np.float32)
-        bias_C, vectors_CD = np.arange(count) % np.float32(3), vectors.swapaxes(0, 1).reshape(count, -1)
+        bias_C, vectors_CD = (np.arange(count) % 3).astype(np.float32), vectors.swapaxes(0, 1).reshape(count, -1)
         return self.codes[:, 0] % np.int64(count - 1), vectors_CD, bias_C
 
     @property
