@@ -4,14 +4,14 @@ import csv
 from pathlib import Path
 from typing import Any
 
-TEXT = ("catalogue", "cache", "algorithm")
+TEXT = ("catalogue", "cache", "algorithm", "what", "model", "log")
 SHAPE = ("catalogue", "items", "num_splits", "dim")
 SETTING = ("k", "batch", "threads", "cache")
 USUAL = {"k": 10, "batch": 1, "threads": 1, "cache": "steady"}
 Row = dict[str, Any]
 
 
-def newest(records: Path, question: str) -> list[Row]:
+def newest(records: Path, question: str, about: tuple[str, ...] = (*SHAPE, *SETTING, "algorithm")) -> list[Row]:
     """The rows of the newest record that answers a question; of rows about the same thing only the last."""
     found = sorted(records.glob(f"*/*-{question}.tsv"), key=lambda path: path.name)[-1:]
     latest: dict[tuple[Any, ...], Row] = {}
@@ -19,7 +19,7 @@ def newest(records: Path, question: str) -> list[Row]:
         with path.open() as file:
             for cells in csv.DictReader(file, delimiter="\t"):
                 row = {name: _value(name, cell) for name, cell in cells.items()}
-                key = tuple(row[name] for name in (*SHAPE, *SETTING, "algorithm"))
+                key = tuple(row[name] for name in about)
                 latest.pop(key, None)  # what was measured again moves to where it was measured last
                 latest[key] = row
     return list(latest.values())

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tabulate_cluster import cluster_section
 from tabulate_codes import codes_section
 from tabulate_efficient_ids import efficient_ids_section
 from tabulate_recjpqprune import recjpqprune_section
@@ -54,6 +55,7 @@ def main() -> None:
     sections.append(efficient_ids_section(RESULTS / "efficient_ids"))
     records = ROOT / "benchmarks" / "record"
     sections += [speed_section(records, RESULTS), scale_section(records, RESULTS)]
+    sections.append(cluster_section(records))
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
     (ROOT / "docs" / "results.md").write_text("\n".join(sections))
 

@@ -50,6 +50,8 @@ def test_shards_that_do_not_answer_leave_a_true_bound(kind, seed, k, silent, tie
         outside = ~np.isin(whole.items[row], items)
         assert (whole.scores[row, outside] <= found.bound[row]).all()
         assert np.isin(items[items >= 0], whole.items[row, ~outside]).all()
+    certain = found.bound <= found.scores[:, -1]
+    assert found.items[certain].tolist() == whole.items[certain, :k].tolist()
     heard = sum(np.diff(starts)[[shard for shard in range(4) if shard not in silent]])
     assert (found.scored == heard).all() or kind != "dense"
     if not silent:

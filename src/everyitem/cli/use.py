@@ -33,6 +33,10 @@ def recommend(
         bool, typer.Option(help="Say for every item which part of its code and of the history speaks for it.")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="With --users: cores to use; all by default.")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="With --users: on a Ray cluster, HOST:PORT, or auto (one that runs here, or this machine)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """The k best items, exactly, for one history (--history) or for every user of a log (--users, --out)."""
@@ -41,8 +45,11 @@ def recommend(
     if (history is None) == (users is None):
         raise ValueError("give either --history a,b,c or --users LOG --out FILE")
     if users is not None:
-        _recommend_to_file(model, users, out, k=k, where=where, exclude_seen=exclude_seen, threads=threads)
+        options = {"k": k, "where": where, "exclude_seen": exclude_seen}
+        _recommend_to_file(model, users, out, cluster, options | ({} if threads is None else {"threads": threads}))
         return
+    if cluster is not None:
+        raise ValueError("--cluster is for --users: one history is answered here")
     recommender = load(model)
     ids = recommender.parse_ids((history or "").split(","))
     answer = recommender.answer([ids], k, where=where, exclude_seen=exclude_seen)
@@ -67,13 +74,22 @@ def _finite(record: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
-def _recommend_to_file(model: Path, users: Path, out: Path | None, **options: Any) -> None:
-    from everyitem.serve.offline import recommend_to_parquet
-
+def _recommend_to_file(
+    model: Path, users: Path, out: Path | None, cluster: str | None, options: dict[str, Any]
+) -> None:
     if out is None:
         raise ValueError("--users needs --out FILE.parquet")
-    console = Console() if Console().is_terminal else None
-    done = recommend_to_parquet(model, users, out, **options, console=console)
+    options["console"] = Console() if Console().is_terminal else None
+    if cluster is None:
+        from everyitem.serve import offline
+
+        done = offline.recommend_to_parquet(model, users, out, **options)
+    elif "threads" in options:
+        raise ValueError("--threads is for one machine; on a cluster every machine uses all its cores")
+    else:
+        from everyitem.serve.cluster import recommend_to_parquet
+
+        done = recommend_to_parquet(cluster, model, users, out, **options)
     if done.unknown_events:
         note = f"[yellow]{done.unknown_events:,} events name items that this model does not have; they were skipped[/]"
         Console(stderr=True).print(note)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from everyitem import quantise
-from everyitem.index import arrangement, door, faiss_exchange, files, reference
+from everyitem.index import arrangement, door, faiss_exchange, files
 from everyitem.index.arrangement import Arrangement, Codes
 from everyitem.index.core import load_core
 from everyitem.index.cost import Clocks, Cost
 from everyitem.index.filters import CompiledFilter
-from everyitem.index.space import Space
+from everyitem.index.space import Space, added_up
 from everyitem.index.state import State, part, restored
 from everyitem.types import Floats, Ids, TopK
 
@@ -265,9 +265,7 @@ class PQIndex:
         """
         state = self._state
         table_UMB = self.score_table(query_UD)
-        codes_UNM = state.codes(door.item_rows(items_UN, len(table_UMB), state.num_items))
-        rows = [reference.pq_scores(table[None], codes)[0] for table, codes in zip(table_UMB, codes_UNM, strict=True)]
-        return np.stack(rows) if rows else np.empty(codes_UNM.shape[:2], np.float32)
+        return added_up(table_UMB, state.codes(door.item_rows(items_UN, len(table_UMB), state.num_items)))
 
     def vectors(self, positions: ArrayLike) -> Floats:
         """(N, D) float32: the vectors that the codes of these positions stand for."""

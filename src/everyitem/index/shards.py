@@ -128,8 +128,11 @@ def outline(index: Additive) -> Additive:
 
 
 def unanswered(outlined: Additive, query_UD: ArrayLike, k: int) -> TopK:
-    """The answer of a shard that was not heard: no item, and a bound that holds for all that it could have found."""
-    bound_U = ceilings(outlined, query_UD)
+    """The answer of a shard that was not heard: no item, and a bound above all that it could have found.
+
+    Above, not at: a row whose k-th score is that bound or more then has the right items too, not only the right scores.
+    """
+    bound_U = np.nextafter(ceilings(outlined, query_UD), np.float32(np.inf))
     nothing = np.full((len(bound_U), k), -1, np.int32), np.full((len(bound_U), k), -np.inf, np.float32)
     return TopK(*nothing, bound_U, np.zeros(len(bound_U), np.int64))
 

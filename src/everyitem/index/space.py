@@ -58,3 +58,16 @@ def _turned(vectors_ND: Floats, matrix_DD: Floats) -> Floats:
     """Every vector times the matrix, by our own kernel: BLAS would let the bits depend on the batch."""
     turned: Floats = load_core().dense_scores(vectors_ND, np.ascontiguousarray(matrix_DD))
     return turned
+
+
+def added_up(table_UMB: Floats, codes_UNM: NDArray[np.uint8]) -> Floats:
+    """(U, N) scores of N items of each row's own: the sums of `reference.pq_scores`, to the bit.
+
+    Split by split over all rows, so that the interpreter is left alone and other threads run.
+    """
+    num_rows, num_splits, num_sub_items = table_UMB.shape
+    flat, first_U1 = table_UMB.ravel(), np.arange(num_rows)[:, None] * (num_splits * num_sub_items)
+    scores_UN = flat.take(first_U1 + codes_UNM[:, :, 0])
+    for m in range(1, num_splits):
+        scores_UN += flat.take(first_U1 + m * num_sub_items + codes_UNM[:, :, m])
+    return scores_UN

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -30,8 +31,11 @@ from everyitem.data.parts import Cut, Part, cut_log, digest, item_ids_in, read_p
 from everyitem.index.door import count, num_threads
 from everyitem.index.files import killpoint, sync, write_synced
 from everyitem.recommender import Recommender, load
+from everyitem.types import Histories
 
 USERS_PER_SLICE = 4096
+USERS_PER_BATCH = 1024
+"""Answered at once: more fill the caches with score tables, fewer leave the encoder small groups."""
 EVENTS_PER_PART = 1 << 22
 ROWS_PER_GROUP = 1 << 20
 """Of the file that comes out."""
@@ -168,7 +172,7 @@ def _planned(model: Path, source: Path, out: Path, *, k: int, where: str | None,
         "model": _fingerprint(recommender),
         "log": digest(source),
         "versions": {name: version(name) for name in ("everyitem", "onnxruntime", "pyarrow")},
-        "sizes": [USERS_PER_SLICE, EVENTS_PER_PART, ROWS_PER_GROUP],
+        "sizes": [USERS_PER_SLICE, USERS_PER_BATCH, EVENTS_PER_PART, ROWS_PER_GROUP],
     }
     cut = cut_log(source, EVENTS_PER_PART)
     model, source, out = (path.absolute() for path in (model, source, out))
@@ -207,13 +211,16 @@ class Worker:
             raise ValueError(f"{job.model}: changed since this run began; start the command again")
         self._allow = None if job.where is None else self.recommender.matching(job.where)
 
-    def do(self, number: int, threads: int, advance: Callable[[int, int], None] | None = None) -> None:
+    def do(self, number: int, threads: int, advance: Callable[[int, int], None] | None = None) -> dict[str, int]:
         """Answer the users of one part, on so many threads, and leave its slices and the file that says so.
 
         Args:
             number: of the part.
             threads: at most.
             advance: is told after every slice how many users it had, and their share of the part's events.
+
+        Returns:
+            What the part holds: slices, users, events, unknown_events.
         """
         part = read_part(self.job.source, self.job.cut, number, self.recommender.items["item_id"])
         self.job.part(number).mkdir(exist_ok=True)
@@ -226,6 +233,7 @@ class Worker:
         facts |= {"unknown_events": part.unknown_events}
         _write(self.job.done(number), json.dumps(facts).encode())
         killpoint(f"after-part-{number}")
+        return facts
 
     def _slice(self, part: Part, number: int, index: int) -> int:
         """Write one slice unless it is there; the number of its users."""
@@ -234,15 +242,20 @@ class Worker:
         users, path = part.user_ids[rows], self.job.part(number) / f"{index:04d}.parquet"
         if not path.is_file():
             histories = part.histories.select(rows)
-            top = self.recommender.rank(
-                histories, self.job.k, exclude_seen=self.job.exclude_seen, allow=self._allow, threads=1
-            )
+            batches = [slice(first, first + USERS_PER_BATCH) for first in range(0, len(users), USERS_PER_BATCH)]
+            frames = [self._answered(users[batch], histories.select(batch)) for batch in batches]
             new = path.with_suffix(".new")
-            self.recommender.table(users, top).write_parquet(new)
+            pl.concat(frames).write_parquet(new)
             sync(new)
             new.replace(path)
             killpoint(f"after-slice-{number}-{index}")
         return len(users)
+
+    def _answered(self, users: pl.Series, histories: Histories) -> pl.DataFrame:
+        """One thread's work: user_id, item_id, score, rank."""
+        job = self.job
+        top = self.recommender.rank(histories, job.k, exclude_seen=job.exclude_seen, allow=self._allow, threads=1)
+        return self.recommender.table(users, top)
 
 
 def finish(job: Job) -> Written:
