@@ -67,7 +67,7 @@ def added_up(table_UMB: Floats, codes_UNM: NDArray[np.uint8]) -> Floats:
     """
     num_rows, num_splits, num_sub_items = table_UMB.shape
     flat, first_U1 = table_UMB.ravel(), np.arange(num_rows)[:, None] * (num_splits * num_sub_items)
-    scores_UN = flat.take(first_U1 + codes_UNM[:, :, 0])
+    scores_UN: Floats = flat.take(first_U1 + codes_UNM[:, :, 0])
     for m in range(1, num_splits):
         scores_UN += flat.take(first_U1 + m * num_sub_items + codes_UNM[:, :, m])
     return scores_UN
