@@ -179,7 +179,7 @@ def real_histories(recommender: Recommender, log: Path) -> list[list[Any]]:
     """Of a thousand users, in ids."""
     events = read_log(log)
     some = np.sort(np.random.default_rng(0).permutation(events.num_users)[:1000])
-    rows = events.histories.select(some).last(200).translate(recommender.positions_in(events))
+    rows = events.histories.select(some).last(200).translate(recommender.positions_in(events.items["item_id"]))
     return [recommender.items["item_id"].gather(row).to_list() for row in rows if len(row)]
 
 

@@ -20,7 +20,12 @@ def test_null_counts_as_false():
 
 
 @pytest.mark.parametrize(
-    "where", ["price < 10", "in_stock and category = 'Bags'", "title like '%Oak%'", "true", "1 = 2"]
+    "where",
+    [
+        *("price < 10", "in_stock and category = 'Bags'", "title like '%Oak%'", "true", "1 = 2"),
+        *("title = 'lpad(' or price in (5.99, 8.99)", "not (upper(title) like '%OAK%')", "title = 'a (b) -- c'"),
+        "case when price < 10 then in_stock else false end",
+    ],
 )
 def test_where_means_what_sql_means(where):
     expected = pl.SQLContext(items=ITEMS, eager=True).execute(f"select item_id from items where {where}")
@@ -35,6 +40,10 @@ WRONG_CONDITIONS = [
     "item_id in (select a from read_csv('/etc/passwd'))",
     "item_id in (/* from */ SELECT a FROM Read_Csv('/etc/passwd'))",
     "item_id in (FROM read_csv('http://127.0.0.1:9/x.csv'))",
+    *("lpad(title, 1000000000, 'x') = 'y'", "LPAD (title, 9, 'x') = 'y'", "\"lpad\"(title, 9, 'x') = 'y'"),
+    *("lpad/**/(title, 9, 'x') = 'y'", "lpad--\n(title, 9, 'x') = 'y'", "replace(title, '', title) = ''"),
+    *("title || title || title = 'x'", "concat(title, title) = 'x'", "E'\\'' = lpad(title, 9, 'x') or title = ''"),
+    *("$$'$$ = lpad(title, 9, 'x') or title = ''", "\"'\" = lpad(title, 9, 'x') or title = ''"),
     "E'\\'' = (from read_parquet('/etc/passwd')) or title = ''",
 ]
 

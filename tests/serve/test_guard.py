@@ -183,3 +183,39 @@ def test_metrics_count_what_happened(served, folder):
     ):
         assert value(after, name) == value(before, name) + 1, name
     assert value(after, "everyitem_serving{") >= 1
+
+
+def test_overload_is_refused_unread_and_says_when_to_come_back(served, folder, monkeypatch):
+    client = served(folder)
+    service = client.app.state.service
+    monkeypatch.setattr(service._model, "overdue", lambda: 2.4)
+    response = client.post("/v1/recommend", content=b"not even JSON")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "3"
+    assert "try again later" in response.json()["error"]
+    refused_later = client.post("/v1/explain", json={"history": ["item-003"], "item_id": "item-017"})
+    assert refused_later.status_code == 503
+    assert refused_later.headers["retry-after"] == "3"
+    assert client.get("/readyz").status_code == 200
+
+
+def test_who_cannot_wait_is_told_so(served, folder):
+    client = served(folder)
+    response = client.post("/v1/recommend", json=ASK | {"deadline_ms": 0.0001})
+    assert response.status_code == 504
+    assert "deadline" in response.json()["error"]
+
+
+def test_a_store_that_is_down_is_said_to_be(served, folder, monkeypatch):
+    client = served(folder)
+    client.app.state.service.history.close()
+    for response in (
+        client.post("/v1/recommend", json={"user_id": "u"}),
+        client.post("/v1/events", json={"events": [{"user_id": "u", "item_id": "item-003"}]}),
+        client.get("/v1/users/u"),
+        client.delete("/v1/users/u"),
+    ):
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"
+        assert "history store" in response.json()["error"]
+    assert status(client, "POST", "/v1/recommend", json=ASK) == 200

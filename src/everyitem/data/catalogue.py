@@ -13,18 +13,31 @@ FEW_VALUES = 50
 """Distinct texts of a column that a person can choose from."""
 # polars would open the files and addresses that a condition's subquery names, before it refuses the subquery
 SUBQUERY = re.compile(r"\(\s*(select|values)\b|from\b.*read_", re.IGNORECASE | re.DOTALL)
+QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*\"""")
+OTHER_QUOTES = re.compile(r"[\\$`]")
+"""Where these are, texts may begin and end elsewhere (E'\\'', $$'$$), so all of the condition is looked at."""
+REFUSED = re.compile(r"\|\||--|/\*|(\w+|\")\s*\(")
+"""What makes texts longer, so that a short condition can need all the memory there is; comments; what is called."""
+FUNCTIONS = {
+    *("and", "or", "not", "in", "is", "between", "like", "ilike", "case", "when", "then", "else", "any"),  # look called
+    *("abs", "ceil", "ceiling", "floor", "round", "sign", "sqrt", "ln", "log", "exp", "pow", "power", "mod", "div"),
+    *("greatest", "least", "coalesce", "nullif", "ifnull", "if", "min", "max", "avg", "sum", "count", "median"),
+    *("lower", "upper", "length", "char_length", "octet_length", "left", "right", "substr", "substring", "strpos"),
+    *("starts_with", "ends_with", "trim", "ltrim", "rtrim", "regexp_like", "array_contains", "array_length"),
+    *("cast", "try_cast", "varchar", "char", "decimal", "numeric", "extract", "date_part", "date"),
+}
 
 
 def matching(items: pl.DataFrame, where: str) -> NDArray[np.bool_]:
     """(I,) bool: the items for which an SQL condition on the columns is true; null counts as false.
 
     Raises:
-        ValueError: the condition is not SQL, names an unknown column, is not true/false, or has a subquery.
+        ValueError: the condition is not SQL, names an unknown column, is not true/false, has a subquery, or calls what
+            is not in `FUNCTIONS`.
     """
     columns = f"Columns: {', '.join(items.columns)}"
     try:
-        if SUBQUERY.search(where):
-            raise ValueError("a condition on the columns is needed, without subqueries")
+        _refuse_unsafe(where)
         mask = items.select(pl.sql_expr(where).alias("where"))["where"]
     except (*UNREADABLE, ValueError) as error:
         problem = _first_line(error).split("; valid columns")[0]  # polars lists them in its own way
@@ -52,6 +65,16 @@ def _range(column: pl.Series) -> dict[str, Any]:
                 return {}
         return {"values": values.sort().to_list()}
     return {}
+
+
+def _refuse_unsafe(where: str) -> None:
+    if SUBQUERY.search(where):
+        raise ValueError("a condition on the columns is needed, without subqueries")
+    outside = where if OTHER_QUOTES.search(where) else QUOTED.sub(lambda quoted: quoted[0][0], where)
+    for found in REFUSED.finditer(outside):
+        if found[1] is None or found[1].lower() not in FUNCTIONS:
+            offered = ", ".join(sorted(FUNCTIONS))
+            raise ValueError(f"{found[1] or found[0]} is not offered in a condition; of functions there are {offered}")
 
 
 def ids_as(dtype: pl.DataType, ids: pl.Series | list[Any]) -> pl.Series:

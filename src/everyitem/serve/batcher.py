@@ -84,10 +84,18 @@ class Batcher(Generic[Question, Answer]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         with self._changed:
-            self._refuse_if_full()
+            if (seconds := self.overdue()) is not None:
+                raise Full(seconds)
             self._waiting.append(_Entry(question, future, loop, deadline))
             self._changed.notify()
         return await future
+
+    def overdue(self) -> float | None:
+        """Seconds that a question would have to wait, where that is too long to be taken; else None."""
+        waiting = len(self._waiting)
+        seconds = (waiting + self._in_hand) * self._seconds
+        too_long = waiting >= ALWAYS_WAITING and seconds > self._most_seconds
+        return seconds if self._closed or waiting >= self._most_waiting or too_long else None
 
     def close(self) -> None:
         """Answer what waits, then end the thread."""
@@ -95,13 +103,6 @@ class Batcher(Generic[Question, Answer]):
             self._closed = True
             self._changed.notify()
         self._thread.join()
-
-    def _refuse_if_full(self) -> None:
-        waiting = len(self._waiting)
-        seconds = (waiting + self._in_hand) * self._seconds
-        too_long = waiting >= ALWAYS_WAITING and seconds > self._most_seconds
-        if self._closed or waiting >= self._most_waiting or too_long:
-            raise Full(seconds)
 
     def _work(self) -> None:
         while True:

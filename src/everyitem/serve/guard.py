@@ -5,6 +5,7 @@ One ASGI layer, outermost. Knows no bodies and no model.
 
 import hmac
 import logging
+import math
 import re
 import time
 import uuid
@@ -13,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from everyitem.serve.batcher import Full
 from everyitem.serve.metrics import REFUSED, REQUEST_SECONDS, REQUESTS
 
 Scope = MutableMapping[str, Any]
@@ -27,6 +29,7 @@ MAX_HEADERS = 16 << 10
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN_TO_ALL = ("/livez", "/readyz", "/api/health/live", "/api/health/ready")
+ASK_THE_MODEL = ("/v1/recommend", "/v1/similar", "/v1/rank", "/recommendations", "/personalize-ranking")
 ADMIN = ("/v1/items", "/v1/admin")
 SECURITY_HEADERS = [
     (b"content-security-policy", b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
@@ -47,6 +50,7 @@ class Guard:
         hosts: names that the Host header may hold, without port; None: any. A page of another site whose name was
             pointed at this machine (DNS rebinding) does not have one of them.
         draining: whether the server is about to end; connections are then closed after their answer.
+        overdue: seconds that a question to the model would have to wait if it would be refused; it then is, unread.
     """
 
     def __init__(
@@ -57,9 +61,10 @@ class Guard:
         admin_key: str | None = None,
         hosts: tuple[str, ...] | None = LOOPBACK,
         draining: Callable[[], bool] = lambda: False,
+        overdue: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._app, self._api_key, self._admin_key, self._hosts = app, api_key, admin_key, hosts
-        self._draining = draining
+        self._draining, self._overdue = draining, overdue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -103,18 +108,23 @@ class Guard:
             said = {"request_id": request_id, "method": scope["method"], "route": route, "status": status}
             LOG.info("request", extra={"fields": said | {"ms": round(seconds * 1e3, 3)} | notes})
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, float | None] | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
-            return 431, f"the headers of a request may have {MAX_HEADERS} bytes"
+            return 431, f"the headers of a request may have {MAX_HEADERS} bytes", None
         host = headers.get(b"host", b"").decode("latin-1")
         if self._hosts is not None and re.sub(r":\d+$", "", host).lower() not in self._hosts:
             REFUSED.labels("host").inc()
-            return 421, "this name of the server is not known; start it with --allowed-hosts to add names"
+            return 421, "this name of the server is not known; start it with --allowed-hosts to add names", None
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").split("://")[-1].lower() != host.lower():
             REFUSED.labels("host").inc()
-            return 403, "requests from the pages of other sites are not answered"
-        return self._without_key(scope, headers)
+            return 403, "requests from the pages of other sites are not answered", None
+        if (without := self._without_key(scope, headers)) is not None:
+            return *without, None
+        if scope["path"] in ASK_THE_MODEL and (seconds := self._overdue()) is not None:
+            REFUSED.labels("full").inc()
+            return 503, str(Full(seconds)), seconds
+        return None
 
     def _without_key(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         path = scope["path"]
@@ -134,10 +144,12 @@ class Guard:
         return 401, "send the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 
 
-async def refuse(send: Send, request_id: str, status: int, error: str) -> None:
-    """An error as every route answers it."""
+async def refuse(send: Send, request_id: str, status: int, error: str, seconds: float | None = None) -> None:
+    """An error as every route answers it; `seconds` until it may be tried again."""
     body = orjson.dumps({"error": error, "request_id": request_id})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if seconds is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(seconds))).encode()))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

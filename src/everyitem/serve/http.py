@@ -66,8 +66,14 @@ def create_app(
     app.include_router(compatible.router, responses=PROBLEMS)
     app.include_router(page.router)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
-    ending = lambda: service.draining  # noqa: E731
-    app.add_middleware(Guard, api_key=api_key, admin_key=admin_key, hosts=hosts, draining=ending)
+    app.add_middleware(
+        Guard,
+        api_key=api_key,
+        admin_key=admin_key,
+        hosts=hosts,
+        draining=lambda: service.draining,
+        overdue=service.overdue,
+    )
     for error in STATUS:
         app.add_exception_handler(error, refused)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -117,6 +117,10 @@ class Service:
         listed: dict[str, Any] = await self._columns.ask(partial(_listed, self.version, query.split(), limit))
         return listed
 
+    def overdue(self) -> float | None:
+        """Seconds that a question to the model would have to wait, where it would be refused; else None."""
+        return self._model.overdue()
+
     def problem(self) -> str | None:
         """Why no request should be sent here; None: ready."""
         if self.draining:
