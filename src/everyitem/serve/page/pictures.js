@@ -75,15 +75,15 @@ export function found(answer, { into, titleOf }) {
   redraw = () => {
     const width = into.clientWidth;
     if (!width) return;
-    const drawn = parts.firstChild;
-    const made = subItems(answer, chosen, width);
-    if (drawn && drawn !== choice) drawn.replaceWith(made); else parts.prepend(made);
+    parts.firstChild.replaceWith(subItems(answer, chosen, width));
     parts.lastChild.replaceWith(losses(answer, items[chosen], titleOf));
     if (pruned) bounds.replaceChildren(...histogram(answer, width));
   };
-  parts.append(choice, element("figcaption"));
-  into.replaceChildren(share(answer), ...(pruned ? [bounds] : []), ...(splits.length ? [parts] : []));
+  parts.append(element("div"), choice, element("figcaption"));
+  const none = element("p", { class: "quiet" }, "The items of this model have no sub-items that could be shown.");
+  into.replaceChildren(share(answer), ...(pruned ? [bounds] : []), splits.length ? parts : none);
   if (splits.length) redraw();
+  else redraw = () => {};
 }
 
 const key = (kind, text) => element("span", { class: `key ${kind}` }, text);
