@@ -56,6 +56,7 @@ def sites(tiny_models, tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
+        expect.set_options(timeout=10_000)
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -72,7 +73,7 @@ def opened(browser):
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: "Content Security Policy" in message.text and wrong.append(message.text))
         page.goto(url)
@@ -110,6 +111,12 @@ def shown(page):
     return rows(page).evaluate_all("rows => rows.map((row) => JSON.parse(row.dataset.id))")
 
 
+def pictured(page):
+    """The pictures, once they are those of the last question."""
+    expect(page.locator("#pictures")).not_to_have_attribute("aria-busy", "true")
+    return page.locator("#pictures")
+
+
 def expected(site, history, k=10, **options):
     return site.recommender.answer([history], k, **options).frame["item_id"].to_list()
 
@@ -128,7 +135,7 @@ def pick(page, site, *item_ids):
 def test_every_file_of_the_page_is_served_and_shipped(served, tiny_models):
     client = served(tiny_models["pq"])
     names = {path.name for path in files(page_files).iterdir() if path.suffix in page_files.KINDS}
-    assert names == {"page.js", "pictures.js", "page.css", "icon.svg"}
+    assert names == {"page.js", "pictures.js", "combobox.js", "page.css", "icon.svg"}
     for path in ("", *(f"page/{name}" for name in names)):
         answer = client.get(f"/{path}")
         assert answer.status_code == 200
@@ -160,6 +167,7 @@ def test_all_of_it_works_by_keyboard(page, site):
     box.focus()
     page.keyboard.type("item-01")
     expect(matches(page).nth(2)).to_be_visible()
+    expect(matches(page).filter(has_not_text="item-01")).to_have_count(0)  # the last letter counts
     found = matches(page).locator(".quiet").all_inner_texts()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
@@ -176,7 +184,7 @@ def test_all_of_it_works_by_keyboard(page, site):
     page.locator("#results .toggle").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator(".why").first).to_contain_text("score")
-    page.locator(".choice input").first.focus()
+    pictured(page).locator(".choice input").first.focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#pictures figcaption strong")).to_have_text(title(site, shown(page)[1]))
 
@@ -230,7 +238,7 @@ def test_an_explanation_adds_up(page, site):
 @needs_browser
 def test_the_picture_shows_sub_items_bounds_and_what_was_left_out(page, site):
     pick(page, site, "item-003", "item-017")
-    expect(page.locator("#pictures svg")).to_have_count(3)
+    expect(pictured(page).locator("svg")).to_have_count(3)
     splits, sub_items = site.recommender.index.num_splits, site.recommender.index.num_sub_items
     ticks = page.locator("#pictures .tick").evaluate_all(
         "paths => paths.map((path) => path.getAttribute('d').match(/M/g).length)"
@@ -240,7 +248,7 @@ def test_the_picture_shows_sub_items_bounds_and_what_was_left_out(page, site):
     expect(page.locator("#pictures")).to_contain_text("eligible items")
     expect(page.locator("#pictures")).to_contain_text("scored in full")
     assert page.locator("#pictures rect.pruned").count() > page.locator("#pictures rect.scored").count() > 0
-    page.locator(".choice label").nth(4).click()
+    pictured(page).locator(".choice label").nth(4).click()
     expect(page.locator("#pictures figcaption strong")).to_have_text(title(site, shown(page)[4]))
     page.get_by_label("SQL condition").fill("price < 0")
     expect(page.locator("#found-said")).to_contain_text("Nothing was searched")

@@ -21,6 +21,6 @@ def index() -> FileResponse:
 
 
 @router.get("/page/{name}")
-def part(name: Literal["page.js", "pictures.js", "page.css", "icon.svg"]) -> FileResponse:
+def part(name: Literal["page.js", "pictures.js", "combobox.js", "page.css", "icon.svg"]) -> FileResponse:
     """What the page consists of."""
     return FileResponse(FOLDER / name, media_type=KINDS[Path(name).suffix], headers=REVALIDATED)

@@ -1,8 +1,9 @@
-// The page: a history becomes a question, the answer becomes rows. The address keeps the state; pictures.js draws.
+// The page: a history becomes a question, the answer becomes rows. The address keeps the state; pictures.js draws, combobox.js searches.
+import { combobox } from "./combobox.js";
 import { element, found as drawFound, percent, shares as drawShares } from "./pictures.js";
 
 const $ = (id) => document.getElementById(id);
-const PATIENCE = 120; // ms of silence before a text that is being typed counts
+const PATIENCE = 250; // ms of silence before a condition that is being typed counts
 const RETRY = 2000; // ms until a server that did not answer is asked again
 const HIDDEN = ["title", "name", "training_events"]; // attributes that are not among a row's details
 
@@ -26,8 +27,9 @@ const offered = () => Object.entries(columns).filter(offers).map(([name]) => nam
 
 function details(id) {
   const fields = known.get(keyOf(id)) ?? {};
-  const brief = (name) => typeof fields[name] === "string" && fields[name].length <= 40 && !titleOf(id).includes(fields[name]);
-  const told = [...new Set([...offered().filter((name) => fields[name] != null), ...Object.keys(fields).filter(brief)])].slice(0, 5);
+  const brief = (name) => typeof fields[name] === "string" && fields[name].length <= 40;
+  const names = new Set([...offered().filter((name) => fields[name] != null), ...Object.keys(fields).filter(brief)]);
+  const told = [...names].filter((name) => !titleOf(id).includes(fields[name])).slice(0, 5);
   const value = (name) => ({ boolean: fields[name] ? name : `not ${name}`, number: `${name} ${fields[name]}` })[typeof fields[name]] ?? fields[name];
   return [...(titleOf(id) === String(id) ? [] : [String(id)]), ...told.map(value)].join(" · ").replaceAll("_", " ");
 }
@@ -90,7 +92,7 @@ async function update() {
   asking = new AbortController();
   const { signal } = asking;
   history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify({ ...state, condition: $("condition").value }))}`);
-  $("results").setAttribute("aria-busy", "true");
+  for (const part of ["results", "pictures"]) $(part).setAttribute("aria-busy", "true");
   try {
     const start = performance.now();
     const answer = await ask("v1/recommend", { ...question(), return_fields: ["*"] }, signal);
@@ -169,14 +171,15 @@ async function explain(item, why, toggle) {
 async function updateFound(signal) {
   const searched = state.history.length && shown.items.length && !shown.fallback;
   show($("found-said"), searched ? null : "Nothing was searched. With a history, this shows what the search looked at.");
-  if (!searched || !$("found").open) return $("pictures").replaceChildren();
   try {
-    drawFound(await ask("v1/found", question(), signal), { into: $("pictures"), titleOf });
+    if (searched && $("found").open) drawFound(await ask("v1/found", question(), signal), { into: $("pictures"), titleOf });
+    else $("pictures").replaceChildren();
   } catch (error) {
     if (error.name === "AbortError") throw error;
     show($("found-said"), error.message);
     $("pictures").replaceChildren();
   }
+  $("pictures").removeAttribute("aria-busy");
 }
 
 // The history
@@ -197,59 +200,8 @@ function renderHistory() {
   $("clear").hidden = !rows.length;
 }
 
-// The search: a combobox as the ARIA patterns have it
-
-const search = { items: [], at: -1, timer: 0, asking: new AbortController() };
-
-function renderMatches(nothing) {
-  const options = search.items.map(({ item_id: id }, at) =>
-    element("li", { role: "option", id: `match-${at}`, "aria-selected": String(at === search.at), onclick: () => choose(at) },
-      element("span", {}, titleOf(id)), element("span", { class: "quiet" }, details(id))));
-  const none = element("li", { role: "option", "aria-disabled": "true", class: "quiet" }, nothing ?? "");
-  $("matches").replaceChildren(...(options.length ? options : [none]));
-  $("matches").hidden = !options.length && !nothing;
-  $("query").setAttribute("aria-expanded", String(!$("matches").hidden));
-  $("query").setAttribute("aria-activedescendant", search.at < 0 ? "" : `match-${search.at}`);
-  $("matches").children[search.at]?.scrollIntoView({ block: "nearest" });
-}
-
-function close() {
-  search.asking.abort();
-  clearTimeout(search.timer);
-  Object.assign(search, { items: [], at: -1 });
-  renderMatches();
-}
-
-function choose(at) {
-  const { item_id: id } = search.items[at];
-  $("query").value = "";
-  close();
-  pick(id);
-  $("query").focus();
-}
-
-async function find() {
-  const query = $("query").value.trim();
-  if (!query) return close();
-  search.asking.abort();
-  search.asking = new AbortController();
-  try {
-    const answer = await ask(`v1/catalogue?limit=20&query=${encodeURIComponent(query)}`, null, search.asking.signal);
-    Object.assign(search, { items: answer.items, at: -1 });
-    renderMatches(answer.items.length ? null : `Nothing is called “${query}”.`);
-  } catch (error) {
-    if (error.name !== "AbortError") fail(error);
-  }
-}
-
-function steer(event) {
-  const last = search.items.length - 1;
-  const to = { ArrowDown: search.at < last ? search.at + 1 : 0, ArrowUp: search.at > 0 ? search.at - 1 : last }[event.key];
-  if (event.key === "Escape" && !$("matches").hidden) close();
-  else if (event.key === "Enter" && last >= 0) choose(Math.max(0, search.at));
-  else if (to === undefined || last < 0) return;
-  else { search.at = to; renderMatches(); }
-  event.preventDefault();
+async function find(query, signal) {
+  return (await ask(`v1/catalogue?limit=20&query=${encodeURIComponent(query)}`, null, signal)).items.map((item) => item.item_id);
 }
 
 // The filter: a control for every attribute that has few values or is a number
@@ -276,7 +228,7 @@ function filtered(event) {
   if (column) state.filter[column] = { ...state.filter[column], [part]: event.target.value };
   Object.assign(state, { k: Number($("k").value), seen: $("seen").checked });
   clearTimeout(filtered.timer);
-  filtered.timer = setTimeout(update, event.type === "input" ? PATIENCE * 2 : 0);
+  filtered.timer = setTimeout(update, ["text", "number"].includes(event.target.type) ? PATIENCE : 0);
 }
 
 // A new item
@@ -376,10 +328,12 @@ async function start() {
   }
 }
 
-$("query").addEventListener("input", () => { clearTimeout(search.timer); search.timer = setTimeout(find, PATIENCE); });
-$("query").addEventListener("keydown", steer);
-$("search").addEventListener("focusout", (event) => { if (!$("search").contains(event.relatedTarget)) close(); });
-$("matches").addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays in the text
+combobox($("query"), $("matches"), {
+  find,
+  told: (id) => [element("span", {}, titleOf(id)), element("span", { class: "quiet" }, details(id))],
+  chosen: pick,
+  failed: fail,
+});
 $("clear").addEventListener("click", () => { state.history = []; renderHistory(); update(); $("query").focus(); });
 $("filter").addEventListener("input", filtered);
 $("filter").addEventListener("submit", (event) => { event.preventDefault(); update(); });
