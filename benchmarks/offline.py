@@ -4,8 +4,9 @@
 
 Every run is a fresh process that may use so many cores. `copies` makes the log longer by giving its users new names:
 time should grow with it, memory should not. Checked before anything is reported: the file is the same to the byte
-whatever the cores, and has k items for every user. `peak_mb` is the largest resident size (VmHWM); `model_mb` of it is
-what opening the model takes.
+whatever the cores, and has k items for every user. `cpu_seconds` tell whether others were at work on the machine: idle,
+they are `seconds` times the cores that were kept busy. `peak_mb` is the largest resident size (VmHWM); `model_mb` of
+it is what opening the model takes.
 """
 
 import argparse
@@ -23,17 +24,8 @@ from rich.table import Table
 from everyitem.data.columns import scan_events
 
 COLUMNS = (
-    "model",
-    "log",
-    "items",
-    "users",
-    "events",
-    "k",
-    "cores",
-    "seconds",
-    "users_per_second",
-    "peak_mb",
-    "model_mb",
+    *("model", "log", "items", "users", "events", "k", "cores"),
+    *("seconds", "users_per_second", "cpu_seconds", "peak_mb", "model_mb"),
 )
 RUN = """
 import json, os, sys, time
@@ -46,9 +38,10 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 from everyitem.recommender import load
 from everyitem.serve.offline import recommend_to_parquet
 items = len(load(model).items)
-opened, started = megabytes(), time.perf_counter()
+opened, started, cpu = megabytes(), time.perf_counter(), time.process_time()
 done = recommend_to_parquet(model, log, out, k=k)
 print(json.dumps({"items": items, "users": done.users, "seconds": time.perf_counter() - started,
+                  "cpu_seconds": time.process_time() - cpu,
                   "peak_mb": megabytes(), "model_mb": opened}))
 """
 
@@ -68,7 +61,8 @@ def main() -> None:
                     sys.exit(f"{cores} cores wrote other bytes than {args.cores[0]}")
                 rate = found["users"] / found["seconds"]
                 names = (args.model.name, args.log.name, found["items"], found["users"], num_events, args.k, cores)
-                rows.append((*names, found["seconds"], rate, found["peak_mb"], found["model_mb"]))
+                spent = (found["seconds"], rate, found["cpu_seconds"], found["peak_mb"], found["model_mb"])
+                rows.append((*names, *spent))
                 table.add_row(*(f"{value:,.0f}" if isinstance(value, float) else str(value) for value in rows[-1]))
     Console(width=140).print(table)
     if args.record:

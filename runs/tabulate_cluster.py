@@ -13,8 +13,8 @@ BATCH = """
 Made by `benchmarks/offline.py`: `everyitem recommend MODEL --users LOG --out FILE`, every run a process of its own; the
 file is the same to the byte on any number of cores. A longer log is the same users again under further names.
 
-| model | users | events | cores | users/s | peak MB | of it the model |
-|---|--:|--:|--:|--:|--:|--:|
+| model | users | events | cores | users/s | users per s of CPU | peak MB | of it the model |
+|---|--:|--:|--:|--:|--:|--:|--:|
 """
 SHARDS = """
 ## A catalogue in shards
@@ -52,7 +52,16 @@ def cluster_section(records: Path) -> str:
 
 
 def _batch_line(row: Row) -> str:
-    numbers = [row["users"], row["events"], row["cores"], row["users_per_second"], row["peak_mb"], row["model_mb"]]
+    of_cpu = row["users"] / row["cpu_seconds"]
+    numbers = [
+        row["users"],
+        row["events"],
+        row["cores"],
+        row["users_per_second"],
+        of_cpu,
+        row["peak_mb"],
+        row["model_mb"],
+    ]
     return f"| {row['model']} | " + " | ".join(f"{number:,.0f}" for number in numbers) + " |\n"
 
 
