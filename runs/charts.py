@@ -44,6 +44,27 @@ def draw_growth(rows: Sequence[Row], path: Path, title: str) -> None:
     styled(chart).save(str(path))
 
 
+def draw_steps(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Milliseconds and megabytes of a training step against the size of the catalogue, a panel each."""
+    panels = {"median_ms": "ms per step", "peak_mb": "MB per step"}
+    data = pl.DataFrame(
+        [
+            {"items": row["items"], "loss": row["loss"], "panel": said, "value": row[name]}
+            for row in rows
+            for name, said in panels.items()
+        ]
+    )
+    scale = alt.Scale(domain=["two-level softmax", "full softmax", "sampled softmax"], range=[OURS, PAPERS, PEERS])
+    colour = alt.Color("loss:N", title=None, scale=scale)
+    x = alt.X("items:Q", title="items").scale(type="log").axis(format="~s", values=[10**n for n in range(3, 8)])
+    y = alt.Y("value:Q", title=None).scale(type="log").axis(format="~g")
+    lines = alt.Chart().mark_line(strokeWidth=2.2).encode(x, y, colour)
+    points = alt.Chart().mark_point(filled=True, size=42).encode(x, y, colour)
+    panel = alt.layer(lines, points, data=data).properties(width=320, height=280)
+    facets = panel.facet(alt.Facet("panel:N", title=None), columns=2, spacing=36, title=alt.Title(title))
+    styled(facets.resolve_scale(y="independent")).save(str(path))
+
+
 def draw_recall(rows: Sequence[Row], path: Path, title: str) -> None:
     """Recall against the time of approximate searches, a line per kind; exact ones stand at 1."""
     data = pl.DataFrame(

@@ -10,6 +10,7 @@ from tabulate_efficient_ids import efficient_ids_section
 from tabulate_recjpqprune import recjpqprune_section
 from tabulate_scale import scale_section
 from tabulate_speed import speed_section
+from tabulate_two_level import two_level_section
 
 from everyitem.evaluate.report import Row, rows_of, write_bar_chart
 
@@ -57,6 +58,7 @@ def main() -> None:
     sections += [speed_section(records, RESULTS), scale_section(records, RESULTS)]
     sections.append(cluster_section(records))
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
+    sections.append(two_level_section(records, RESULTS))
     (ROOT / "docs" / "results.md").write_text("\n".join(sections))
 
 

@@ -37,7 +37,7 @@ MISTAKES = [
     (["items", "add", MODEL, NOTHING], "no such file"),
     (["items", "add", MODEL, FOLDER], "no such file"),
     (["items", "add", MODEL, FILE], "damaged or not in the format"),
-    (["items", "add", MODEL, "gone.csv"], "needs item_id and like"),
+    (["items", "add", MODEL, "gone.csv"], "needs a column `like`, or `title` here and in the catalogue"),
     (["items", "remove", MODEL, "gone.csv"], "'nobody' is not in the catalogue"),
     (["items", "remove", MODEL, "empty.csv"], "empty.csv"),
     (["items", "remove", MODEL, "gap.csv"], "in every row"),

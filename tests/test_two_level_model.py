@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from everyitem.data.alike import alike_by_text
 from everyitem.data.interactions import read_log
 from everyitem.index import TwoLevelIndex
 from everyitem.learn.fit import fit
@@ -85,7 +86,7 @@ def test_an_explanation_names_cluster_and_item(tiny_models, tiny_log):
     assert (levels["score"] <= 0).all()
 
 
-def test_every_command_takes_it(copied, works, tiny_log, tmp_path):
+def test_every_command_takes_it(copied, works, refused, tiny_log, tmp_path):
     folder = copied("two-level")
     known = load(folder).items["item_id"]
     rows = json.loads(works("recommend", folder, "--history", f"{known[0]},{known[1]}", "--explain", "--json"))
@@ -99,6 +100,15 @@ def test_every_command_takes_it(copied, works, tiny_log, tmp_path):
     position = model.positions(["new"])[0]
     assert model.index.cluster_of_I[position] == model.index.nearest_clusters(model.index.vectors([position]))[0]
     assert "new" in model.recommend([[known[2]]], k=500)["item_id"].to_list()
+    other = tmp_path / "other.parquet"
+    pl.DataFrame({"item_id": ["other"], "title": [model.items["title"][7]]}).write_parquet(other)
+    works("items", "add", folder, other)  # no `like`: its title says what it is like
+    (alike,) = alike_by_text(model.items["title"], model.items["title"][7:8], 5)
+    index, position = load(folder).index, load(folder).positions(["other"])
+    assert alike[0] == 7 or model.items["title"][alike[0]] == model.items["title"][7]
+    assert index.vectors(position)[0].tobytes() == index.vectors(alike).mean(0).tobytes()
+    pl.DataFrame({"item_id": ["third"], "title": ["qqqq"]}).write_parquet(other)
+    assert "no known item shares a word" in refused("items", "add", folder, other)
     works("items", "remove", folder, new)
     assert "new" not in load(folder).recommend([[known[2]]], k=500)["item_id"].to_list()
     assert json.loads(works("evaluate", folder, tiny_log, "--time-users", 0, "--json"))["ndcg@10"]["value"] >= 0

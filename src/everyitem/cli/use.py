@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 SHOWN_ATTRIBUTES, SHOWN_WIDTH = 3, 22
+ALIKE = 5
+"""Known items that a new one is placed among, where its text decides."""
 
 
 def recommend(
@@ -192,16 +194,40 @@ def items_add(
     file: Annotated[
         Path, typer.Argument(help=".csv or .parquet: item_id, attributes, and `like`: known ids, separated by blanks.")
     ],
+    text: Annotated[
+        str, typer.Option(help="Where there is no `like`: the attribute whose words say what a new item is like.")
+    ] = "title",
 ) -> None:
-    """Add items without training: each is placed among the known items that it is `like`."""
+    """Add items without training: each is placed among the known items that it is `like`, or whose texts are alike."""
     from everyitem.recommender import load
 
-    frame = _read_table(file, "item_id", "like")
+    frame = _read_table(file, "item_id")
     recommender = load(model)
-    like = [recommender.parse_ids(str(row).split()) for row in frame["like"]]
-    recommender.add_items(frame.drop("like"), like=like)
+    if "like" in frame.columns:
+        like = [recommender.parse_ids(str(row or "").split()) for row in frame["like"]]
+    else:
+        like = _alike(recommender, frame, text, file)
+    recommender.add_items(frame.drop("like", strict=False), like=like)
     recommender.save(model)
     Console().print(f"added {len(frame):,} items; the catalogue has {recommender.index.num_items:,}")
+
+
+def _alike(recommender: Any, frame: "pl.DataFrame", text: str, file: Path) -> list[list[Any]]:
+    """For every new item the known ones whose texts are most alike."""
+    from everyitem.data.alike import alike_by_text
+
+    known = recommender.items
+    if text not in frame.columns or text not in known.columns:
+        raise ValueError(
+            f"{file}: needs a column `like`, or `{text}` here and in the catalogue; got {', '.join(frame.columns)}"
+        )
+    rows = alike_by_text(known[text], frame[text], ALIKE)
+    if lost := [item for item, found in zip(frame["item_id"], rows, strict=True) if not found]:
+        raise ValueError(
+            f"{file}: no known item shares a word with the {text} of {len(lost)} items, the first is {lost[0]}; "
+            "give a column `like`"
+        )
+    return [known["item_id"].gather(found).to_list() for found in rows]
 
 
 def items_remove(
