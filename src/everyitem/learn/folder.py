@@ -128,6 +128,7 @@ def write_metrics(folder: Path, state: Progressed, facts: dict[str, Any], metada
         "training_seconds": state.seconds,
         **facts,
         "updates": state.updates,
+        "best_update": state.best_update,
         "positions": state.positions,
         "positions_per_second": state.positions / max(state.seconds, 1e-9),
         "encoder_bytes": (folder / "encoder.onnx").stat().st_size,
