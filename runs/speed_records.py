@@ -1,18 +1,22 @@
 """Reads what `benchmarks/recording.py` wrote; numbers become numbers, empty cells None."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TEXT = ("catalogue", "cache", "algorithm", "what", "model", "log")
+TEXT = (
+    *("catalogue", "cache", "algorithm", "what", "model", "log"),
+    *("backbone", "precision", "stage", "who", "loss"),
+)
 SHAPE = ("catalogue", "items", "num_splits", "dim")
 SETTING = ("k", "batch", "threads", "cache")
 USUAL = {"k": 10, "batch": 1, "threads": 1, "cache": "steady"}
 Row = dict[str, Any]
 
 
-def newest(records: Path, question: str, about: tuple[str, ...] = (*SHAPE, *SETTING, "algorithm")) -> list[Row]:
-    """The rows of the newest record that answers a question; of rows about the same thing only the last."""
+def newest(records: Path, question: str, about: Sequence[str] = (*SHAPE, *SETTING, "algorithm")) -> list[Row]:
+    """The rows of the newest record that answers a question; of rows `about` the same thing only the last."""
     found = sorted(records.glob(f"*/*-{question}.tsv"), key=lambda path: path.name)[-1:]
     latest: dict[tuple[Any, ...], Row] = {}
     for path in found:

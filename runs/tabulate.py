@@ -7,6 +7,8 @@ from typing import Any
 from tabulate_cluster import cluster_section
 from tabulate_codes import codes_section
 from tabulate_efficient_ids import efficient_ids_section
+from tabulate_encoder import latency_section, training_section
+from tabulate_papers import concentrated_section, gsasrec_section, pqtopk_section, recjpq_section
 from tabulate_recjpqprune import recjpqprune_section
 from tabulate_scale import scale_section
 from tabulate_speed import speed_section
@@ -19,7 +21,7 @@ RESULTS = ROOT / "docs" / "results"
 METRICS = ("ndcg@10", "recall@10")
 MODELS = (
     *("default", "default-dense", "sasrec-dense", "sasrec-pq", "esasrec-dense", "esasrec-pq", "gsasrec-pq"),
-    *("gbert4rec-pq", "rectools-sasrec", "rectools-bert4rec", "replay-sasrec"),
+    *("gbert4rec-pq", "rectools-sasrec", "rectools-esasrec", "rectools-bert4rec", "replay-sasrec"),
 )
 BASELINES = ("popularity", "repeat last", "Markov", "ItemKNN")
 PUBLISHED = {
@@ -54,7 +56,11 @@ def main() -> None:
             sections.append(_section(folder.name, models))
     sections.append(codes_section(RESULTS / "codes"))
     sections.append(efficient_ids_section(RESULTS / "efficient_ids"))
+    sections.append(concentrated_section(RESULTS / "concentrated"))
+    papers = (("gsasrec", gsasrec_section), ("recjpq", recjpq_section), ("pqtopk", pqtopk_section))
+    sections += [section(RESULTS / paper) for paper, section in papers]
     records = ROOT / "benchmarks" / "record"
+    sections += [latency_section(records), training_section(records)]
     sections += [speed_section(records, RESULTS), scale_section(records, RESULTS)]
     sections.append(cluster_section(records))
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
@@ -108,7 +114,7 @@ def _line(key: str, rows: list[Row], result: dict[str, Any], best: dict[str, flo
         resident = f"{result['resident_mb']['model']:.0f}" if "resident_mb" in result else ""
         cells += [f"{training.get(part, 0) / 1e6:.1f}" for part in ("index_bytes", "encoder_bytes", "memory_bytes")]
         cells += [resident, f"{seconds:.0f}"]
-        cells += [f"{result[stage]['median']:.2f}" for stage in ("scoring_ms", "total_ms")]
+        cells += [f"{result[stage]['median']:.2f}" if stage in result else "" for stage in ("scoring_ms", "total_ms")]
     else:
         cells += [""] * 7
     return f"| {key} | " + " | ".join(cells) + " |"

@@ -1,14 +1,17 @@
 """The parts of benchmarks/ and runs/ that could lie without anyone noticing."""
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from everyitem.bench.check import check
 from everyitem.bench.methods import Unsuited
 from everyitem.index import PQIndex
+from everyitem.types import Histories
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,3 +126,49 @@ def test_filters_are_checked_before_they_are_timed(module, index):
     with pytest.raises(AssertionError, match="ids differ"):
         filters.check(index, queries, allow, ~allow)
     assert "median" in filters.foretold(index, queries)
+
+
+def test_latency_and_training_speed_are_tabulated(module, monkeypatch, tmp_path):
+    recording, encoder = module("recording"), module("tabulate_encoder")
+    monkeypatch.setattr(recording, "RECORD", tmp_path)
+    assert encoder.latency_section(tmp_path) + encoder.training_section(tmp_path) == ""
+    head = ("tr13", 2_000_000, 512, 2, "sasrec")
+    rows = [(*head, precision, 50, "encoder", 9, ms, ms, ms) for precision, ms in (("float32", 1.5), ("int8", 0.75))]
+    recording.record(rows, "latency", module("latency").COLUMNS)
+    section = encoder.latency_section(tmp_path)
+    assert "| ms | sasrec float32, 50 events | sasrec int8, 50 events |" in section
+    assert "| encoder | 1.50 (1.50) | 0.75 (0.75) |" in section
+    rows = [("everyitem", 1000, 64, "full softmax", None, 3, 900.0, 500.0)]
+    rows += [(f"peer {n}", 1000, 64, "full softmax", None, 3, speed, 700.0) for n, speed in enumerate((300.0, 450.0))]
+    recording.record(rows, "training", module("training").COLUMNS)
+    assert "| everyitem | 1,000 | 64 | full softmax | 900 | 2.0 x | 500 |" in encoder.training_section(tmp_path)
+
+
+def test_answers_of_a_peer_go_to_the_users_they_are_for(module):
+    peers = module("peer_quality")
+    found = pl.DataFrame({"user_id": [2, 0, 2], "item_id": [7, 5, 9], "rank": [2, 1, 1]})
+    items_UK = peers.answers(found, 3)
+    assert items_UK[:, :3].tolist() == [[5, -1, -1], [-1, -1, -1], [9, 7, -1]]
+    ranker, rows = peers.Answers(items_UK), Histories.from_lists([[1], [1]])
+    assert ranker.rank(rows, 2).items.tolist() == [[5, -1], [-1, -1]]
+    assert ranker.rank(rows.select(slice(0, 1)), 2).items.tolist() == [[9, 7]]
+
+
+def test_a_papers_table_stands_beside_ours(module, tmp_path):
+    papers = module("tabulate_papers")
+    estimate = {"value": 0.15, "low": 0.14, "high": 0.16}
+    training = {"index_bytes": 2e6, "encoder_bytes": 1e6, "training_seconds": 60.0, "updates": 5}
+    result = {"ndcg@10": estimate, "recall@10": estimate, "training": training, "encoder_ms": {"median": 1.0}}
+    searches = [{"algorithm": name, "scored": 0.02, "median_us": 40.0} for name in papers.ALGORITHMS]
+    for path in ("ml-1m/gsasrec", "globo-news-sasrec-512", "set/0.1"):
+        file = tmp_path / f"{path}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(result | {"search": {"algorithms": searches}}))
+    assert "| gsasrec | 0.1500 ± 0.0100 | 0.1500 ± 0.0100 | 2.0 | 1.0 | 60 | 0.1726 / 0.3003 |" in (
+        papers.gsasrec_section(tmp_path)
+    )
+    assert "| *published* | *0.188* | *23.75* | *6.27* | *3.77* | *2.93* | |" in papers.pqtopk_section(tmp_path)
+    assert "| 0.1 | 5 | 0.1500 ± 0.0100 | 2.00%, 40 us | 2.00%, 40 us | 2.00%, 40 us |" in (
+        papers.concentrated_section(tmp_path)
+    )
+    assert papers.recjpq_section(tmp_path / "nothing") == ""
