@@ -9,6 +9,7 @@ from tabulate_codes import codes_section
 from tabulate_efficient_ids import efficient_ids_section
 from tabulate_encoder import latency_section, training_section
 from tabulate_papers import concentrated_section, gsasrec_section, pqtopk_section, recjpq_section
+from tabulate_prunerec import prunerec_section
 from tabulate_recjpqprune import recjpqprune_section
 from tabulate_scale import scale_section
 from tabulate_speed import speed_section
@@ -65,6 +66,7 @@ def main() -> None:
     sections.append(cluster_section(records))
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
     sections.append(two_level_section(records, RESULTS))
+    sections.append(prunerec_section(RESULTS / "prunerec", RESULTS))
     (ROOT / "docs" / "results.md").write_text("\n".join(sections))
 
 

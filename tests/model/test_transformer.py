@@ -100,7 +100,7 @@ def test_last_of_a_causal_model_is_the_state_of_the_newest_event(make, blocks, h
 @pytest.mark.parametrize("steps", [[1] * LENGTH, [2, 1, 3], [LENGTH - 1, 1]])
 def test_events_one_after_the_other_are_the_whole_history(make, blocks, steps):
     model, x = make(blocks=blocks, heads=2), vectors(3, LENGTH)
-    hidden, past = model(x, real([LENGTH] * 3, LENGTH)), no_past(x, blocks)
+    hidden, past = model(x, real([LENGTH] * 3, LENGTH)), no_past(x, list(model.blocks))
     for step in steps:
         known = past.shape[1]
         query, state = model.extend(x[:, known : known + step], past)

@@ -28,6 +28,8 @@ def prune(
     report = prune_model(model, out, read_log(log), show=console.is_terminal, **settings)
     if as_json:
         print(json.dumps(report))
+    elif (model / "recommender.json").is_file():
+        console.print(_encoder_table(report))
     elif settings["dry_run"]:
         console.print(_sizes_table(report["stages"]))
     else:
@@ -78,4 +80,23 @@ def _report_table(report: dict[str, Any]) -> Table:
         cells = (f"{line['parameters']:,}", f"{inside:,}", f"{inside / whole:.1%}", f"{line['perplexity']:.2f}")
         found = [f"{line[metric]['value']:.4f}" for metric in ("hr@20", "ndcg@20") if asked]
         table.add_row(name, *cells, f"{line['prefill_ms']['median']:.1f}", *found)
+    return table
+
+
+def _encoder_table(report: dict[str, Any]) -> Table:
+    table = Table(title="the backbone; NDCG@10 on the validation users, without a memory")
+    if "before" in report:
+        lines = [("uncut", report["before"])]
+        lines += [
+            (f"{stage['part']} {when}", stage[when]) for stage in report["stages"] for when in ("cut", "restored")
+        ]
+    else:
+        lines = [(line["stage"], line) for line in report["stages"]]
+    names = [name for name in ("blocks", "heads", "neurons", "parameters", "ndcg@10") if name in lines[0][1]]
+    timed = "encoder_ms" in lines[0][1]
+    for name in ("model", *names, *(("encoder ms",) if timed else ())):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for name, line in lines:
+        cells = [f"{line[key]:.4f}" if key == "ndcg@10" else f"{line[key]:,}" for key in names]
+        table.add_row(name, *cells, *((f"{line['encoder_ms']['median']:.3f}",) if timed else ()))
     return table

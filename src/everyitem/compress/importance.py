@@ -72,22 +72,53 @@ def head_scores(
     probe = _last_position if paper else target_logits
     absent = _queries_scaled if paper else masked
     plan = keep_everything(model.config)
-    kept = [plan.heads_LH[layer] for layer in range(sizes.layers)]
-    scores_LH, redundancy_H = np.zeros((sizes.layers, sizes.heads)), None
     with torch.inference_mode():
         full = [torch.log_softmax(probe(model, batch), -1) for batch in batches]
-        for layer in range(sizes.layers):
-            lost_H = np.zeros(sizes.heads)
-            for head in range(sizes.heads):
-                kept[layer] = np.delete(np.arange(sizes.heads), head)
-                with absent(model, _ragged(plan, kept)):
-                    lost_H[head] = _mean_divergence(model, batches, full, probe, paper)
-                if progress:
-                    progress(layer * sizes.heads + head + 1, sizes.layers * sizes.heads)
-            now_H = _to_unit(1 - lost_H)
-            redundancy_H = now_H if redundancy_H is None else alpha * redundancy_H + (1 - alpha) * now_H
-            scores_LH[layer] = 1 - redundancy_H
-            kept[layer] = choose_heads(scores_LH[layer], keep, sizes.key_values, key_values)
+
+        def lost(kept: list[Positions]) -> float:
+            with absent(model, _ragged(plan, kept)):
+                return _mean_divergence(model, batches, full, probe, paper)
+
+        def choose(scores_H: Scores) -> Positions:
+            return choose_heads(scores_H, keep, sizes.key_values, key_values)
+
+        return recursive_scores((sizes.layers, sizes.heads), lost, choose, alpha=alpha, progress=progress)
+
+
+def recursive_scores(
+    shape: tuple[int, int],
+    lost: Callable[[list[Positions]], float],
+    choose: Callable[[Scores], Positions],
+    *,
+    alpha: float,
+    progress: Progress | None = None,
+) -> Scores:
+    """The recursion of `head_scores` for any model.
+
+    Args:
+        shape: layers and heads.
+        lost: how far the output moves if only these heads of every layer are there.
+        choose: the heads of a layer that stay, by their scores.
+        alpha: weight of the layers before.
+        progress: called after every head.
+
+    Returns:
+        (L, H) scores.
+    """
+    layers, heads = shape
+    kept = [np.arange(heads) for _ in range(layers)]
+    scores_LH, redundancy_H = np.zeros(shape), None
+    for layer in range(layers):
+        lost_H = np.zeros(heads)
+        for head in range(heads):
+            kept[layer] = np.delete(np.arange(heads), head)
+            lost_H[head] = lost(kept)
+            if progress:
+                progress(layer * heads + head + 1, layers * heads)
+        now_H = _to_unit(1 - lost_H)
+        redundancy_H = now_H if redundancy_H is None else alpha * redundancy_H + (1 - alpha) * now_H
+        scores_LH[layer] = 1 - redundancy_H
+        kept[layer] = choose(scores_LH[layer])
     return scores_LH
 
 
@@ -227,12 +258,23 @@ def neuron_scores(
                 model.model(input_ids=batch.ids_UT, use_cache=False)
             for layer, value_UTF in enumerate(seen):
                 value_NF = value_UTF.flatten(0, 1) if paper else value_UTF[batch.real_UT].abs()
-                chosen = value_NF.topk(min(keep, sizes.neurons), dim=1).indices
-                counts_LF[layer] += torch.bincount(chosen.flatten().cpu(), minlength=sizes.neurons)
+                counts_LF[layer] += most_active(value_NF, keep)
                 sums_LF[layer] += value_NF.sum(0, dtype=torch.float64).cpu()
-    if paper:
-        return counts_LF.numpy()
-    return (counts_LF + sums_LF / (sums_LF.amax(1, keepdim=True) * (1 + 1e-6)).clamp(min=1e-300)).numpy()
+    return counts_LF.numpy() if paper else broken_ties(counts_LF, sums_LF)
+
+
+def most_active(value_NF: Tensor, keep: int) -> Tensor:
+    """(F,) in how many rows each is among the `keep` largest."""
+    num_neurons = value_NF.shape[1]
+    chosen = value_NF.topk(min(keep, num_neurons), dim=1).indices
+    return torch.bincount(chosen.flatten().cpu(), minlength=num_neurons).double()
+
+
+def broken_ties(counts_LF: Tensor, sums_LF: Tensor) -> Scores:
+    """Counts, and the sums squeezed below 1 to decide between equal ones."""
+    squeezed = sums_LF / (sums_LF.amax(1, keepdim=True) * (1 + 1e-6)).clamp(min=1e-300)
+    scores: Scores = (counts_LF + squeezed).numpy()
+    return scores
 
 
 def _first_row(batch: Batch) -> Batch:
@@ -264,17 +306,27 @@ def layer_scores(
     Cost: drop (L - (drop - 1) / 2) forward passes over the batches, each shorter by the layers gone.
     """
     plan = keep_everything(model.config)
-    left = [int(layer) for layer in plan.layers_L]
-    if not 0 <= drop < len(left):
-        raise ValueError(f"got {drop} layers to drop; allowed: 0 to {len(left) - 1}, one has to stay")
-    scores_L, done = np.full(len(left), float(drop)), 0
-    total = drop * len(left) - drop * (drop - 1) // 2
     measure: Any = _mean_of_rows if paper else mean_loss
+
+    def loss(kept_L: Positions) -> float:
+        with masked(model, replace(plan, layers_L=kept_L)):
+            return float(measure(model, batches))
+
+    return greedy_scores(len(plan.layers_L), loss, drop=drop, progress=progress)
+
+
+def greedy_scores(
+    layers: int, loss: Callable[[Positions], float], *, drop: int, progress: Progress | None = None
+) -> Scores:
+    """The search of `layer_scores` for any model; `loss` is of the layers that are there."""
+    left, scores_L, done = list(range(layers)), np.full(layers, float(drop)), 0
+    if not 0 <= drop < layers:
+        raise ValueError(f"got {drop} layers to drop; allowed: 0 to {layers - 1}, one has to stay")
+    total = drop * layers - drop * (drop - 1) // 2
     for rank in range(drop):
         losses = []
         for layer in left:
-            with masked(model, replace(plan, layers_L=np.setdiff1d(left, [layer]))):
-                losses.append(measure(model, batches))
+            losses.append(loss(np.setdiff1d(left, [layer])))
             done += 1
             if progress:
                 progress(done, total)

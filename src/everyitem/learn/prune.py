@@ -57,8 +57,10 @@ def prune(
     titles of a user's training events, oldest first, a line each; every title after the first is asked for.
 
     Args:
-        model: folder of a Hugging Face causal LM with its tokenizer.
-        out: folder to write: a plain Hugging Face checkpoint and `prunerec.json`, what every stage did.
+        model: folder of a Hugging Face causal LM with its tokenizer; or a model folder whose backbone is SASRec or
+            gBERT4Rec, of which heads, feed-forward neurons and blocks can go (in two stages; a run starts anew).
+        out: folder to write: a plain Hugging Face checkpoint, or a model folder, and `prunerec.json`, what every stage
+            did.
         log: from `read_log`; its items need a column `title`.
         keep_heads: attention heads per layer. None: all.
         keep_hidden: hidden dimensions. None: all.
@@ -104,6 +106,10 @@ def prune(
     """
     settings = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     _check(settings, {"threads": threads})
+    if (Path(model) / "recommender.json").is_file():
+        from everyitem.learn.shrink import prune_item_model
+
+        return prune_item_model(Path(model), Path(out), log, settings, show=show)
     from everyitem.learn.pruning import prune_text_model
 
     return prune_text_model(Path(model), Path(out), log, settings, threads=threads, show=show)

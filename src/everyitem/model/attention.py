@@ -6,6 +6,7 @@ E = (2 L - 1) D. `extend` is the full forward when the past is empty and one mor
 """
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -58,7 +59,7 @@ class Attention(nn.Module):
         score_UHT = (query_UH1d @ key_HdD).squeeze(2) @ seen_UTD.transpose(1, 2)
         share_UHT = torch.softmax(score_UHT if bias_HT is None else score_UHT + bias_HT, dim=-1)
         mixed_UH1d = (share_UHT @ seen_UTD).unsqueeze(2) @ value_HdD.transpose(1, 2)
-        return self.output(mixed_UH1d.flatten(1) + self.key_value.bias[dim:])  # type: ignore[no-any-return]
+        return self.output(mixed_UH1d.flatten(1) + self.key_value.bias[self.query.out_features :])  # type: ignore[no-any-return]
 
     @property
     def scale(self) -> float:
@@ -73,6 +74,8 @@ class Attention(nn.Module):
 class CausalBlock(Protocol):
     """What `extend` needs of a block."""
 
+    attention: Attention
+
     def normed(self, x_UTD: Tensor) -> Tensor:
         """What attention sees of the block's inputs."""
         ...
@@ -86,21 +89,27 @@ class CausalBlock(Protocol):
         ...
 
 
-def extend(blocks: list[CausalBlock], x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
+def extend(blocks: Sequence[CausalBlock], x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden state (U, D) of the newest event, before the final norm, and the state (U, T, E) of the T new ones."""
-    dim, new = x_UTD.shape[2], []
     *lower, last = blocks
-    for number, block in enumerate(lower):
-        x_UTD, key_value = block.extend(x_UTD, past_UPE[:, :, 2 * dim * number : 2 * dim * (number + 1)])
+    *pasts, past = torch.split(past_UPE, state_widths(blocks, x_UTD.shape[2]), dim=2)
+    new = []
+    for block, past_of_block in zip(lower, pasts, strict=True):
+        x_UTD, key_value = block.extend(x_UTD, past_of_block)
         new.append(key_value)
     normed = last.normed(x_UTD)
-    seen = torch.cat([past_UPE[:, :, -dim:], normed], dim=1)
+    seen = torch.cat([past, normed], dim=1)
     return last.newest(x_UTD[:, -1], seen), torch.cat([*new, normed], dim=2)
 
 
-def no_past(x_UTD: Tensor, num_blocks: int) -> Tensor:
+def state_widths(blocks: Sequence[CausalBlock], dim: int) -> list[int]:
+    """How E is made up: keys and values of every block but the last (2 D, less where heads were cut), D of the last."""
+    return [*(block.attention.key_value.out_features for block in blocks[:-1]), dim]
+
+
+def no_past(x_UTD: Tensor, blocks: Sequence[CausalBlock]) -> Tensor:
     """(U, 0, E): the state of histories without an event."""
-    return x_UTD.new_empty(len(x_UTD), 0, (2 * num_blocks - 1) * x_UTD.shape[2])
+    return x_UTD.new_empty(len(x_UTD), 0, sum(state_widths(blocks, x_UTD.shape[2])))
 
 
 def causal_mask(past_UPE: Tensor, x_UTD: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class ESASRec(nn.Module):
 
     def last(self, x_UTD: Tensor) -> Tensor:
         """Queries (U, D) of rows of equal length, 1 <= T <= `length`, without padding."""
-        return self.extend(x_UTD, no_past(x_UTD, len(self.blocks)))[0]
+        return self.extend(x_UTD, no_past(x_UTD, list(self.blocks)))[0]  # type: ignore[arg-type]
 
     def extend(self, x_UTD: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (U, D) after T more events, P + T <= `length`, and their state (U, T, E); see `attention.py`."""

@@ -59,7 +59,7 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
     x_UTD = torch.randn(2, min(3, longest), backbone.dim)
     inputs, shapes = {"x": x_UTD}, {"x": {0: rows, 1: time}}
     if isinstance(backbone, SASRec | ESASRec):
-        width = no_past(x_UTD, len(backbone.blocks)).shape[2]
+        width = no_past(x_UTD, list(backbone.blocks)).shape[2]  # type: ignore[arg-type]
         inputs["past"], shapes["past"] = torch.randn(2, 2, width), {0: rows, 1: past}
     with without_noise():
         program = torch.onnx.export(
