@@ -133,8 +133,8 @@ def test_commands_take_the_model(folder, tiny_log, works):
     [
         ({"codes": "random"}, "cannot have codes=random; allowed: dense, kmeans, text, given"),
         ({"codes": "given"}, "column sid of the items"),
-        ({"backbone": "gbert4rec"}, "with semantic ids it can only be sasrec"),
-        ({"memory": 3}, "with semantic ids it can only be 0"),
+        ({"backbone": "gbert4rec"}, "allowed with semantic ids: sasrec, llm"),
+        ({"memory": 3}, "memory is 3; allowed with semantic ids: 0"),
         ({"loss": "bce"}, "trained with the full softmax"),
         ({"beam": 0}, "beam is 0"),
         ({"items": "pq", "codes": "text"}, "items=pq cannot have codes=text"),

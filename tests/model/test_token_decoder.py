@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from everyitem.index import BeamIndex
 from everyitem.index.prompts import string_scores
 from everyitem.model.decode import Decoder, TokenPrompts
 from everyitem.model.items import DenseItems
+from everyitem.model.llm import LLM
 from everyitem.model.loss import full_softmax
 from everyitem.model.token_decoder import TokenBatches, TokenDecoder, export_decoder, length_in_tokens
 from everyitem.model.train import Objective
@@ -20,10 +22,18 @@ TOKENS = (RNG.integers(0, 10, (40, LEVELS)) + 10 * np.arange(LEVELS)).astype(np.
 HISTORIES = Histories.from_lists([[3, 1, 4], [1, 5, 9, 2, 6, 5], [35], [8, 9, 7]])
 
 
-@pytest.fixture(scope="module")
-def decoder() -> TokenDecoder:
+def language_model(length: int) -> LLM:
+    """A Qwen2 with grouped heads."""
+    sizes = {"vocab_size": 8, "hidden_size": DIM, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    return LLM(Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, tie_word_embeddings=True)), length=length)
+
+
+@pytest.fixture(scope="module", params=["sasrec", "llm"])
+def decoder(request: pytest.FixtureRequest) -> TokenDecoder:
     torch.manual_seed(0)
-    backbone = SASRec(DIM, heads=2, length=length_in_tokens(LENGTH, LEVELS))
+    length = length_in_tokens(LENGTH, LEVELS)
+    backbone = SASRec(DIM, heads=2, length=length) if request.param == "sasrec" else language_model(length)
     for parameter in backbone.parameters():  # blocks start as the identity, which would hide mistakes
         torch.nn.init.normal_(parameter, std=0.3)
     return TokenDecoder(backbone, DenseItems(VOCABULARY, DIM)).eval()

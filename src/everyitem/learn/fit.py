@@ -206,8 +206,9 @@ def _check_codes(log: "Log", settings: dict[str, Any]) -> None:
     column = _COLUMNS.get(codes)
     if column and column not in log.items.columns:
         raise ValueError(f"codes={codes} are made of the column {column} of the items, which have none; add it")
-    for name, wanted in (("backbone", "sasrec"), ("memory", 0)):
-        if settings[name] != wanted:
-            raise ValueError(f"{name} is {settings[name]}; with semantic ids it can only be {wanted}")
+    for name, wanted in (("backbone", ("sasrec", "llm")), ("memory", (0,)), ("prompt", ("{item}",))):
+        if settings[name] not in wanted:
+            allowed_ones = ", ".join(map(str, wanted))
+            raise ValueError(f"{name} is {settings[name]}; allowed with semantic ids: {allowed_ones}")
     if settings["loss"] not in ("softmax", "full-softmax"):
         raise ValueError(f"loss is {settings['loss']}; tokens of semantic ids are trained with the full softmax")

@@ -86,7 +86,10 @@ def write_token_model(
     metadata: dict[str, Any],
 ) -> None:
     """The same for items that are strings of tokens; the tokens' vectors are part of the encoder."""
-    _write_weights(decoder.backbone, decoder.table, folder)
+    if isinstance(decoder.backbone, SASRec):
+        _save_state(decoder, folder / "encoder.safetensors")
+    else:
+        _write_weights(decoder.backbone, decoder.table, folder)
     length, num_levels, path = metadata["history_length"], index.tokens_IM.shape[1], folder / "encoder.onnx"
     metadata["export_error"] = export_decoder(decoder, path, length, num_levels)
     items = _counted_items(log, train_histories)

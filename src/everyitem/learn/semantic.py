@@ -26,13 +26,12 @@ from everyitem.index.beam import BeamIndex
 from everyitem.index.dense import DenseIndex
 from everyitem.index.files import load_index
 from everyitem.learn.folder import metadata_of, write_metrics, write_token_model
-from everyitem.learn.run import Settings, half, keep_settings, learn, training_rows, validated_every
+from everyitem.learn.run import Settings, backbone_of, half, keep_settings, learn, training_rows, validated_every
 from everyitem.model.items import DenseItems
 from everyitem.model.loss import full_softmax
 from everyitem.model.ranks import ranks
 from everyitem.model.token_decoder import TokenBatches, TokenDecoder, length_in_tokens
 from everyitem.model.train import Objective, Progressed, train
-from everyitem.model.transformer import SASRec
 from everyitem.recommender import Recommender, load
 from everyitem.types import Floats, Histories, Ids
 
@@ -89,10 +88,10 @@ def learn_semantic_ids(
 def _decoder(settings: Settings, strings: Strings) -> TokenDecoder:
     torch.manual_seed(settings["seed"])
     length = length_in_tokens(settings["length"], strings.codes_IM.shape[1])
-    backbone = SASRec(length=length, **{name: settings[name] for name in ("dim", "blocks", "dropout")})
-    table = DenseItems(int(semantic_ids.level_sizes(strings.codes_IM).sum()), settings["dim"])
+    backbone: Any = backbone_of(settings | {"length": length})
+    table = DenseItems(int(semantic_ids.level_sizes(strings.codes_IM).sum()), backbone.dim)
     start = strings.vectors_VD
-    if settings["warm_start"] and start is not None and start.shape[1] == settings["dim"]:
+    if settings["warm_start"] and start is not None and start.shape[1] == backbone.dim:
         scale = INITIAL_SCALE / max(float(np.sqrt(np.mean(start**2))), 1e-12)
         with torch.no_grad():
             table.vectors[: len(start)] = torch.from_numpy(start * np.float32(scale))

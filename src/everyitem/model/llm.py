@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -104,6 +106,38 @@ class LLM(nn.Module):
         """Queries (U, D) of rows of equal length, 1 <= T <= `length`, without padding."""
         return self._hidden(self._interleaved(x_UTD))[:, -1]
 
+    @property
+    def written_width(self) -> int:
+        """E of `write`: keys and values of all layers."""
+        config = self.model.config
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_hidden_layers * config.num_key_value_heads * width)
+
+    def write(self, x_UND: Tensor, places_UN: Tensor, mask: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
+        """New nodes of a tree, see `SASRec.write`. The prompt has to be the items alone.
+
+        Raises:
+            ValueError: a model that attends to a window shorter than `length`.
+        """
+        config, decoder, known = self.model.config, self.model.get_decoder(), past_UPE.shape[1]
+        window = getattr(config, "sliding_window", None)
+        if window is not None and window < self.length:
+            raise ValueError(f"the language model attends to {window} tokens, but strings of {self.length} are written")
+        layers, heads = config.num_hidden_layers, config.num_key_value_heads
+        shape = layers, 2, heads, self.written_width // (2 * layers * heads)
+        kept_L2UHPd = past_UPE.view(*past_UPE.shape[:2], *shape).permute(2, 3, 0, 4, 1, 5)
+        cache: Any = DynamicCache([(key, value) for key, value in kept_L2UHPd])
+        kinds = getattr(config, "layer_types", None)
+        found = decoder(
+            inputs_embeds=x_UND,
+            position_ids=places_UN,
+            attention_mask=dict.fromkeys(kinds, mask) if kinds else mask,
+            use_cache=True,
+            **{_cache_argument(decoder): cache},
+        )
+        new = [torch.stack([layer.keys[:, :, known:], layer.values[:, :, known:]]) for layer in cache.layers]
+        return found.last_hidden_state, torch.stack(new).permute(2, 4, 0, 1, 3, 5).flatten(2)
+
     def merge(self) -> None:
         """Add low-rank updates to the weights that they update: from here on a model like any other."""
         if isinstance(self.model, PeftModel):
@@ -152,6 +186,11 @@ class LLM(nn.Module):
         positions[place] = within_UN[real_UN]
         hidden = self._hidden(packed.view(num_rows, width, -1), positions.view(num_rows, width)).flatten(0, 1)
         return hidden.new_zeros(*tokens_UND.shape).index_put((real_UN,), hidden[place])
+
+
+def _cache_argument(decoder: nn.Module) -> str:
+    """Its name changed in transformers 5.24."""
+    return "cache" if "cache" in signature(decoder.forward).parameters else "past_key_values"
 
 
 def load_language_model(source: str | Path) -> tuple[PreTrainedModel, Tokenizer | None]:

@@ -7,19 +7,22 @@ kept, and nodes of a tree that see their own branch alone.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from everyitem.model.decode import Decoder, Mask, TokenPrompts, Whole
 from everyitem.model.export import TOLERANCE, without_noise
 from everyitem.model.items import DenseItems
 from everyitem.model.train import EpochBatches
-from everyitem.model.transformer import Block, SASRec
+from everyitem.model.transformer import SASRec
 from everyitem.types import Floats, Histories, Ids
+
+if TYPE_CHECKING:
+    from everyitem.model.llm import LLM  # transformers takes seconds to import
 
 
 def length_in_tokens(length: int, num_levels: int) -> int:
@@ -48,26 +51,20 @@ class TokenBatches:
 class TokenDecoder(nn.Module):
     """A trained backbone and its tokens' vectors as one pass of `decode.Decode`."""
 
-    def __init__(self, backbone: SASRec, table: DenseItems) -> None:
+    def __init__(self, backbone: "SASRec | LLM", table: DenseItems) -> None:
         super().__init__()
         self.backbone, self.table = backbone, table
 
     @property
     def state_width(self) -> int:
         """E: keys and values of every block."""
-        return 2 * self.backbone.dim * len(self.backbone.blocks)
+        return self.backbone.written_width
 
     def forward(self, tokens: Tensor, places: Tensor, seen: Tensor, past: Tensor, asked: Tensor) -> tuple[Tensor, ...]:
         """Log-probabilities (U, Q, V) and keys and values (U, N, E)."""
-        dim, new = self.backbone.dim, []
-        x_UND = self.table(tokens) + F.embedding(places, self.backbone.positions)
         mask = torch.where(seen, 0.0, -torch.inf)[:, None]
-        for number, block in enumerate(self.backbone.blocks):
-            assert isinstance(block, Block)
-            x_UND, key_value = block.extend(x_UND, past[:, :, 2 * dim * number : 2 * dim * (number + 1)], mask)
-            new.append(key_value)
-        logits = self.backbone.norm(x_UND[:, asked]) @ self.table.vectors.T
-        return torch.log_softmax(logits, dim=-1), torch.cat(new, dim=2)
+        hidden_UND, state_UNE = self.backbone.write(self.table(tokens), places, mask, past)
+        return torch.log_softmax(hidden_UND[:, asked] @ self.table.vectors.T, dim=-1), state_UNE
 
     def run(
         self, tokens_UN: Whole, places_UN: Whole, seen_UNS: Mask, past_UPE: Floats, asked_Q: Whole

@@ -112,6 +112,27 @@ class SASRec(nn.Module):
         hidden_UD, state_UTE = extend(list(self.blocks), x_UTD, past_UPE)  # type: ignore[arg-type]
         return self.norm(hidden_UD), state_UTE
 
+    @property
+    def written_width(self) -> int:
+        """E of `write`: keys and values of all blocks."""
+        return 2 * self.dim * len(self.blocks)
+
+    def write(self, x_UND: Tensor, places_UN: Tensor, mask: Tensor, past_UPE: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (U, N, D) of new nodes of a tree, and their keys and values (U, N, E); see `decode.Decode`.
+
+        Args:
+            x_UND: the nodes.
+            places_UN: where each of them stands in its own branch, the prompt before it.
+            mask: (U, 1, N, P + N), to be added to the scores: which known and new nodes each of them sees.
+            past_UPE: keys and values of the known ones.
+        """
+        x_UND, new, width = x_UND + F.embedding(places_UN, self.positions), [], 2 * self.dim
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x_UND, key_value = block.extend(x_UND, past_UPE[:, :, width * number : width * (number + 1)], mask)
+            new.append(key_value)
+        return self.norm(x_UND), torch.cat(new, dim=2)
+
 
 class GBERT4Rec(nn.Module):
     """gBERT4Rec (RecJPQ's code; BERT4Rec, arXiv:1904.06690): bidirectional; masked events are predicted.
