@@ -6,11 +6,11 @@ from typing import Any
 
 from tabulate_cluster import cluster_section
 from tabulate_codes import codes_section
+from tabulate_decoding import decoding_section
 from tabulate_efficient_ids import efficient_ids_section
 from tabulate_encoder import latency_section, training_section
 from tabulate_papers import concentrated_section, gsasrec_section, pqtopk_section, recjpq_section
 from tabulate_prunerec import prunerec_section
-from tabulate_decoding import decoding_section
 from tabulate_recjpqprune import recjpqprune_section
 from tabulate_scale import scale_section
 from tabulate_speed import speed_section
@@ -69,7 +69,7 @@ def main() -> None:
     sections.append(two_level_section(records, RESULTS))
     sections.append(prunerec_section(RESULTS / "prunerec", RESULTS))
     sections.append(decoding_section(RESULTS / "decoding"))
-    (ROOT / "docs" / "results.md").write_text("\n".join(sections))
+    (ROOT / "docs" / "results.md").write_text("\n".join(filter(None, sections)))
 
 
 def _section(name: str, models: dict[str, Any]) -> str:

@@ -62,7 +62,9 @@ def _cells(result: dict[str, Any], best: dict[str, float]) -> list[str]:
 def _passes(training: dict[str, Any]) -> str:
     per_pass = training["protocol"]["train_events"] - training["protocol"]["test_users"]  # a user's first is no target
     made = training["positions"] / per_pass
-    return f"{made * training['best_update'] / training['updates']:.1f} / {made:.1f}"
+    best = training.get("best_update")  # not recorded by the first runs
+    kept = "?" if best is None else f"{made * best / training['updates']:.1f}"
+    return f"{kept} / {made:.1f}"
 
 
 def _estimate(measured: dict[str, float], best: float) -> str:

@@ -15,8 +15,9 @@ Made by `EVERYITEM_DATA=... runs/prunerec.sh WORK {set}`. The teacher is a Qwen2
 own, trained from nothing for {minutes:g} minutes ({updates:,} updates, {passes:.2f} passes over the titles of all
 training histories); it recommends by writing the next title, beam 20 over titles that exist. Every method prunes it to
 the same sizes and restores each stage for {restored:g} minutes with the teacher's answers, on one thread of a
-shared core. {users:,} test users, whole catalogue, leave one out; ± is half the 95 % interval. "of teacher" is Recall@20
-over the teacher's. inside: parameters without the embeddings. ms: reading one row without beam, at the time of pruning.
+shared core. {users:,} test users, whole catalogue, leave one out; ± is half the 95 % interval. "of teacher" is
+Recall@20 over the teacher's. inside: parameters without the embeddings. ms: reading one row without beam, at the time
+of pruning.
 
 """
 READING = """
