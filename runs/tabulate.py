@@ -13,6 +13,7 @@ from tabulate_papers import concentrated_section, gsasrec_section, pqtopk_sectio
 from tabulate_prunerec import prunerec_section
 from tabulate_recjpqprune import recjpqprune_section
 from tabulate_scale import scale_section
+from tabulate_serving import serving_section
 from tabulate_speed import speed_section
 from tabulate_two_level import two_level_section
 
@@ -64,7 +65,7 @@ def main() -> None:
     records = ROOT / "benchmarks" / "record"
     sections += [latency_section(records), training_section(records)]
     sections += [speed_section(records, RESULTS), scale_section(records, RESULTS)]
-    sections.append(cluster_section(records))
+    sections += [cluster_section(records), serving_section(records)]
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
     sections.append(two_level_section(records, RESULTS))
     sections.append(prunerec_section(RESULTS / "prunerec", RESULTS))

@@ -1,5 +1,6 @@
 """The parts of benchmarks/ and runs/ that could lie without anyone noticing."""
 
+import contextlib
 import importlib
 import json
 from pathlib import Path
@@ -172,3 +173,53 @@ def test_a_papers_table_stands_beside_ours(module, tmp_path):
         papers.concentrated_section(tmp_path)
     )
     assert papers.recjpq_section(tmp_path / "nothing") == ""
+
+
+def test_what_the_server_did_is_tabulated_from_its_record(module, monkeypatch, tmp_path):
+    recording, serving = module("recording"), module("tabulate_serving")
+    assert serving.serving_section(tmp_path) == ""
+    monkeypatch.setattr(recording, "RECORD", tmp_path)
+    columns = [*("step", "items", "workers", "rate", "seconds", "per_second", "p50", "p95", "p99", "p999")]
+    columns += ["errors", "refused", "note"]
+    rows = [
+        ["steady", 1_345_667, 1, 100.0, 60.0, 99.9, 4.0, 6.0, 9.0, 30.0, 0, 0, "RSS 400 MB a worker"],
+        ["faiss, closed loop", 1_345_667, 1, None, 20.0, 1234.5, 80.0, 90.0, 99.0, 120.0, 0, 7, ""],
+    ]
+    recording.record(rows, "serving", columns)
+    text = serving.serving_section(tmp_path)
+    assert "1,345,667 items, 1 worker" in text
+    assert "| steady | 100.0 | 99.9 | 4.0 | 6.0 | 9.0 | 30.0 | 0 | 0 | RSS 400 MB a worker |" in text
+    assert "| faiss, closed loop |  | 1,234.5 | 80.0 | 90.0 | 99.0 | 120.0 | 0 | 7 |  |" in text
+
+
+def test_load_counts_from_when_a_request_was_due(module):
+    """A server that stalls for .3 s is charged for every request that was due meanwhile, not for one."""
+    import asyncio
+
+    load = module("load")
+
+    async def run():
+        stalled = False
+
+        async def serve(reader, writer):
+            nonlocal stalled
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(2)
+                    if not stalled:
+                        stalled = True
+                        await asyncio.sleep(0.3)
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        answers = await load.open_loop(port, [b"{}"], rate=100, seconds=0.5, connections=1)
+        server.close()
+        return answers
+
+    answers = asyncio.run(run())
+    assert [answer.number for answer in answers] == list(range(50))
+    assert {answer.status for answer in answers} == {200}
+    assert sum(answer.seconds > 0.1 for answer in answers) >= 15
+    assert sum(answer.service_seconds > 0.1 for answer in answers) < 15

@@ -8,7 +8,7 @@ from everyitem.recommender import load
 HISTORY = ["item-003", "item-017", "item-250"]
 
 
-@pytest.fixture(params=["pq", "dense"])
+@pytest.fixture(params=["pq", "dense", "two-level"])
 def both(request, tiny_models, served):
     """A client and the recommender behind it."""
     return served(tiny_models[request.param]), load(tiny_models[request.param])

@@ -102,7 +102,8 @@ class Guard:
             await refuse(answered, request_id, 500, "the server has a defect; its log says more under this request_id")
         finally:
             seconds = time.perf_counter() - start
-            route = getattr(scope.get("route"), "path", "other")
+            unrouted = scope["path"] if scope["path"] in ASK_THE_MODEL else "other"
+            route = getattr(scope.get("route"), "path", unrouted)
             REQUESTS.labels(route, str(status)).inc()
             REQUEST_SECONDS.labels(route).observe(seconds)
             said = {"request_id": request_id, "method": scope["method"], "route": route, "status": status}
