@@ -1,8 +1,8 @@
 // What is drawn: elements, the shares of a score, and how an answer was found. Data in, nodes out; asks no server.
 
 const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 260;
-const MARGIN = { top: 12, right: 12, bottom: 34, left: 46 };
+const HEIGHT = 270;
+const MARGIN = { top: 22, right: 12, bottom: 34, left: 46 };
 
 function fill(made, attributes, children) {
   for (const [attribute, value] of Object.entries(attributes)) {
@@ -168,8 +168,8 @@ function histogram({ pruned: { ceiling, threshold, remembered, step, bars, passi
     svg("text", { x: inner.right, y: HEIGHT - 14, "text-anchor": "end" }, `${ceiling.toFixed(2)}: the ceiling`));
   if (threshold != null) {
     const late = x(threshold) > width / 2; // the text stands where there is room
-    drawn.append(svg("path", { class: "threshold", d: `M${x(threshold)} ${inner.top}V${inner.bottom}` }),
-      svg("text", { class: "threshold", x: x(threshold) + (late ? -6 : 6), y: inner.top + 4, "text-anchor": late ? "end" : "start" },
+    drawn.append(svg("path", { class: "threshold", d: `M${x(threshold)} ${inner.top - 18}V${inner.bottom}` }),
+      svg("text", { class: "threshold", x: x(threshold) + (late ? -6 : 6), y: inner.top - 8, "text-anchor": late ? "end" : "start" },
         `threshold ${threshold.toFixed(2)}`));
   }
   const told = threshold == null
