@@ -1,11 +1,16 @@
 """What /v1/found tells of a search, held against every score; what /v1/catalogue tells of the columns."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from everyitem.data.catalogue import FEW_VALUES, described
+from everyitem.index.pq import PQIndex
 from everyitem.recommender import load
+from everyitem.serve.found import pruned
+from everyitem.serve.version import Search
 from everyitem.types import Histories
 
 HISTORY = ["item-003", "item-017", "item-250"]
@@ -41,6 +46,23 @@ def test_every_eligible_item_stands_in_a_bar_that_is_not_below_its_score(tiny_mo
         assert sum(told["bars"][: bar + 1]) >= (scores_I[eligible_I] > top_of_the_next).sum()
     assert sum(told["bars"][: told["passing"]]) >= (scores_I[eligible_I] >= told["threshold"]).sum()
     assert sum(told["bars"][: told["passing"]]) < eligible_I.sum()
+
+
+def test_items_far_below_the_threshold_stand_in_the_last_bar():
+    """The best item has the best sub-item of every split, so the gap that a step stands for is all but nothing."""
+    rng = np.random.default_rng(0)
+    codebooks_MBd = rng.standard_normal((4, 8, 2)).astype(np.float32)
+    query_UD = rng.standard_normal((1, 8)).astype(np.float32)
+    codes_IM = rng.integers(0, 7, (500, 4), dtype=np.uint8)
+    codes_IM[123] = PQIndex(codes_IM, codebooks_MBd).score_table(query_UD)[0].argmax(axis=1)
+    recommender = SimpleNamespace(memory=None, encode=lambda rows: query_UD)
+    version = SimpleNamespace(index=PQIndex(codes_IM, codebooks_MBd), recommender=recommender)
+    nothing = np.empty(0, np.int32)
+    told = pruned(version, Search(np.zeros(1, np.int32), -1, 1, None, nothing, float("inf")))
+    same = int((codes_IM == codes_IM[123]).all(axis=1).sum())
+    assert sum(told["bars"]) == 500
+    assert sum(told["bars"][: told["passing"]]) == same
+    assert told["bars"][-1] == 500 - same
 
 
 def test_where_fewer_are_eligible_nothing_is_left_out(tiny_models, served):

@@ -15,7 +15,7 @@ MOST_CODES = 1 << 28
 """Sub-items of a catalogue, M I, up to which a search is looked at again: about a second."""
 ITEMS_PER_CHUNK = 1 << 20
 MOST_BARS = 120
-MOST_STEPS = 255 * MOST_BARS
+MOST_STEPS = 255 * MOST_BARS - 1
 """Items that lose more are counted as if they lost so much."""
 WIDTHS = (1, 3, 5, 15, 17, 51, 85, 255)
 """Steps that a bar can stand for: the cut falls between two bars."""

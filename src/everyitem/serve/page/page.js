@@ -1,4 +1,4 @@
-// The page: a history becomes a question, the answer becomes rows. The address keeps the state; pictures.js draws, combobox.js searches.
+// The page: a history becomes a question, the answer becomes rows. The address keeps the state.
 import { combobox } from "./combobox.js";
 import { element, found as drawFound, percent, shares as drawShares } from "./pictures.js";
 
@@ -29,7 +29,8 @@ function details(id) {
   const fields = known.get(keyOf(id)) ?? {};
   const brief = (name) => typeof fields[name] === "string" && fields[name].length <= 40;
   const names = new Set([...offered().filter((name) => fields[name] != null), ...Object.keys(fields).filter(brief)]);
-  const told = [...names].filter((name) => !titleOf(id).includes(fields[name])).slice(0, 5);
+  const repeated = (name) => typeof fields[name] === "string" && titleOf(id).includes(fields[name]);
+  const told = [...names].filter((name) => !repeated(name)).slice(0, 5);
   const value = (name) => ({ boolean: fields[name] ? name : `not ${name}`, number: `${name} ${fields[name]}` })[typeof fields[name]] ?? fields[name];
   return [...(titleOf(id) === String(id) ? [] : [String(id)]), ...told.map(value)].join(" · ").replaceAll("_", " ");
 }
