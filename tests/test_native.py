@@ -14,7 +14,7 @@ CORE = [path for path in sorted(NATIVE.glob("*.cpp")) if path.name != "bind.cpp"
 LAWS, FUZZ = (ROOT / "tests" / "native" / name for name in ("laws_test.cpp", "search_fuzz.cpp"))
 CPU_FLAGS = {"kernels_avx2": ["-mavx2"], "kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vbmi"]}
 FLAGS = ["-std=c++20", "-g", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS", f"-I{NATIVE}"]
-MODES = ("random", "ulp", "bytes")
+MODES = ("random", "ulp", "bytes", "two-level")
 
 COMPILER, CLANG = shutil.which("c++"), shutil.which("clang++")
 CROSS, EMULATOR = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
@@ -77,6 +77,7 @@ def test_every_algorithm_on_every_kernel_answers_as_the_oracle_does(build: Build
         [program, "50000", "0", "1", "ulp"],
         [program, "50000", "50000", "1", "ulp"],
         [program, "10000", "0", "1", "bytes"],
+        [program, "3000", "0", "1", "two-level"],
     )
 
 

@@ -1,7 +1,7 @@
 // Every algorithm on every CPU kernel against scoring everything: the same ids, the same bits, and a bound that is
 // true. All arrays that a search reads end, or start, where memory does.
 //
-// laws_test CASES [SEED] [THREADS] [random | ulp | bytes]
+// laws_test CASES [SEED] [THREADS] [random | ulp | bytes | two-level]
 //
 // Case n is drawn from SEED + n. Prints the first that differs and exits with 1.
 #include <chrono>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "families.h"
+#include "levels.h"
 #include "oracle.h"
 #include "ulp.h"
 
@@ -78,13 +79,21 @@ std::string bytes_case(uint64_t seed, int) {
     return {};
 }
 
+std::string two_level_case(uint64_t seed, int threads) {
+    Draw draw(seed);
+    return TwoLevelCase(draw).check(threads);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
     const auto number = [&](int at, int otherwise) { return count > at ? std::atoi(arguments[at]) : otherwise; };
     const int cases = number(1, 1000), first = number(2, 0), threads = number(3, 1);
     const std::string mode = count > 4 ? arguments[4] : "random";
-    const auto run = mode == "ulp" ? ulp_case : mode == "bytes" ? bytes_case : random_case;
+    const auto run = mode == "ulp"         ? ulp_case
+                     : mode == "bytes"     ? bytes_case
+                     : mode == "two-level" ? two_level_case
+                                           : random_case;
     for (int n = 0; n < cases; ++n)
         if (const std::string found = run(static_cast<uint64_t>(first) + n, threads); !found.empty()) {
             std::printf("%s case %d: %s\n", mode.c_str(), first + n, found.c_str());
