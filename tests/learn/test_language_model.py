@@ -70,6 +70,13 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "model").exists()
 
 
+def test_what_no_onnx_file_holds_is_refused_before_it_is_trained(log, tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("everyitem.learn.run.LARGEST_ENCODER", 100_000)
+    with pytest.raises(ValueError, match=r"its encoder has 0\.0 GB of weights, and the ONNX file takes"):
+        fit(log, tmp_path / "model", backbone="llm", **tiny_settings | {"dim": 64})
+    assert not (tmp_path / "model").exists()
+
+
 def test_codes_must_divide_the_hidden_size(log, tiny_settings, tmp_path):
     save_language_model(tmp_path / "pretrained", small_language_model(96, 1), None)
     settings = {"language_model": str(tmp_path / "pretrained"), "num_splits": 64, "dim": 64}

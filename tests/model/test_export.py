@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from everyitem.model.encode import Encoder, equal_lengths
 from everyitem.model.esasrec import ESASRec
@@ -80,6 +81,21 @@ def test_groups_of_equal_length_hold_every_row_once():
 
 def test_no_histories_are_no_groups():
     assert list(equal_lengths(Histories.from_lists([]), 3, 2)) == []
+
+
+class LooksAtValues(nn.Module):
+    """What it computes depends on what it sees, as in a mixture of experts: no graph of fixed steps says that."""
+
+    objective, dim, length = "next", D, LENGTH
+
+    def last(self, x_UTD):
+        return x_UTD[:, -1] if x_UTD.sum() > 0 else x_UTD[:, 0]
+
+
+def test_a_backbone_that_cannot_be_exported_is_said_so_in_one_line(tmp_path):
+    with pytest.raises(RuntimeError, match=r"encoder\.onnx: this backbone cannot be exported as ONNX") as caught:
+        export_onnx(LooksAtValues(), tmp_path / "encoder.onnx")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "noise", "missing", "text"])

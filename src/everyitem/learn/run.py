@@ -37,6 +37,8 @@ from everyitem.types import Floats, Histories
 
 Settings = dict[str, Any]
 BACKBONES: dict[str, Callable[..., Backbone]] = {"sasrec": SASRec, "esasrec": ESASRec, "gbert4rec": GBERT4Rec}
+LARGEST_ENCODER = (1 << 31) - (1 << 24)
+"""Bytes of weights that fit into one ONNX file, which ends at 2 GiB."""
 MAY_CHANGE = ("epochs", "minutes", "patience")
 """Settings that a resumed run may have otherwise: they only say when to stop."""
 
@@ -107,6 +109,11 @@ def _language_model(settings: Settings) -> Backbone:
         raise ValueError(
             f"num_splits={settings['num_splits']} must divide the language model's hidden size {network.dim}; choose "
             "another value"
+        )
+    if network.encoder_bytes > LARGEST_ENCODER:
+        raise ValueError(
+            f"{source}: its encoder has {network.encoder_bytes / 1e9:.1f} GB of weights, and the ONNX file takes "
+            f"{LARGEST_ENCODER / 1e9:.1f}; give a smaller language model, or prune it (`everyitem prune`)"
         )
     return network
 

@@ -47,7 +47,8 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
         The largest absolute difference from torch on random histories of several lengths, in one piece and in two.
 
     Raises:
-        RuntimeError: the difference passes 1e-5 (relative to the largest value).
+        RuntimeError: the difference passes 1e-5 (relative to the largest value), or the backbone, as some language
+            models, does what ONNX cannot express.
     """
     backbone = backbone.eval().cpu()
     longest = history_length(backbone)
@@ -61,16 +62,22 @@ def export_onnx(backbone: Backbone, path: Path) -> float:
     if isinstance(backbone, SASRec | ESASRec):
         width = no_past(x_UTD, list(backbone.blocks)).shape[2]  # type: ignore[arg-type]
         inputs["past"], shapes["past"] = torch.randn(2, 2, width), {0: rows, 1: past}
-    with without_noise():
-        program = torch.onnx.export(
-            _Encoder(backbone).eval(),
-            tuple(inputs.values()),
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=list(inputs),
-            output_names=["query", "state"][: len(inputs)],
-            verbose=False,
-        )
+    try:
+        with without_noise():
+            program = torch.onnx.export(
+                _Encoder(backbone).eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(inputs),
+                output_names=["query", "state"][: len(inputs)],
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise RuntimeError(
+            f"{path}: this backbone cannot be exported as ONNX, by which models answer without torch; its trained "
+            f"weights are in {path.parent} ({str(error.__cause__ or error).strip().splitlines()[0][:200]})"
+        ) from None
     assert program is not None
     program.save(path, external_data=False)
     worst = _largest_difference(backbone, Encoder(path, longest))

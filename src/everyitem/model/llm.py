@@ -92,6 +92,12 @@ class LLM(nn.Module):
         self.model = _prepared(model, dropout, lora_rank, gradient_checkpointing)
         self.train()  # as every new module is; what was loaded is not
 
+    @property
+    def encoder_bytes(self) -> int:
+        """Of the weights that an exported encoder holds: float32, all but the words'."""
+        words = {id(part.weight) for part in (self.model.get_input_embeddings(), self.model.get_output_embeddings())}
+        return sum(4 * weight.numel() for weight in self.model.parameters() if id(weight) not in words)
+
     def forward(self, x_UTD: Tensor, real_UT: Tensor) -> Tensor:
         """Hidden states (U, T, D); state t has seen the prompt and events 0..t. Rows are padded on the right."""
         x_UTD = F.dropout(x_UTD, self.dropout, self.training)
