@@ -100,9 +100,8 @@ def test_prompts_that_cannot_be_read_are_refused(settings, message, backbone, la
         LLM(language_model(), None, prompt=PROMPT)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "gemma3"])  # the others differ less, and an export takes seconds
-def test_the_exported_encoder_is_the_torch_one(kind, backbone, tmp_path):
-    model = backbone(kind)
+def test_the_exported_encoder_is_the_torch_one(backbone, tmp_path):
+    model = backbone("gemma3")  # whose layers look back differently far; an export takes seconds
     assert export_onnx(model, tmp_path / "encoder.onnx") <= 1e-5
     encoder = Encoder(tmp_path / "encoder.onnx", LENGTH)
     for rows, length in ((1, 1), (3, 2), (2, LENGTH)):
