@@ -134,6 +134,7 @@ def test_all_but_the_training_rooms_import_without_torch():
     learns = (
         *("everyitem.learn.run", "everyitem.learn.folder", "everyitem.learn.remember"),
         *("everyitem.learn.pruning", "everyitem.learn.semantic", "everyitem.learn.shrink", "everyitem.learn.titles"),
+        "everyitem.learn.bigrec",
     )
     trains = ("everyitem.model.", "everyitem.compress.", *learns)
     torch_free = [m for m in modules if not m.startswith(trains)]

@@ -111,11 +111,15 @@ def test_every_way_to_semantic_ids_tells_all_items_apart(log, settings, tmp_path
     assert semantic.Strings.from_arrays(found.arrays()).collisions == found.collisions
 
 
-def test_the_default_writes_the_items_of_a_dense_model(log, settings, tmp_path):
-    model = fit(log, tmp_path / "model", **settings | {"epochs": 1, "codes": None, "num_splits": None})
+def test_a_language_model_writes_the_items_of_its_dense_start(log, settings, tmp_path):
+    given = {"epochs": 1, "backbone": "llm", "codes": None, "num_splits": None, "blocks": 1}
+    model = fit(log, tmp_path / "model", **settings | given)
     assert model.metadata["settings"]["codes"] == "dense"
     assert model.metadata["settings"]["num_splits"] == 3
     assert (tmp_path / "model" / "training" / "dense" / "metrics.json").is_file()
+    assert (tmp_path / "model" / "language_model" / "config.json").is_file()
+    found = model.recommend([log.items["item_id"].gather(log.histories[0][:4]).to_list()], k=5)
+    assert found["rank"].to_list() == [1, 2, 3, 4, 5]
 
 
 def test_commands_take_the_model(folder, tiny_log, works):
