@@ -26,10 +26,30 @@ are numbered.
 """
 
 
+LATENCY = """
+## What pruning wins at the shape of a real language model
+
+Made by `benchmarks/prunerec_latency.py --out docs/results/prunerec/latency.json`: {shape}'s shape with random weights,
+cut to {sizes}: {share:.1%} of the parameters outside the embeddings. float32, one thread, median of the
+processor's time, whole and pruned in turns. The output table, which is not cut in tokens, is part of both.
+
+"""
+
+
 def prunerec_section(folder: Path, pictures: Path) -> str:
     """Tables and pictures of every data set there is; empty where nothing was run."""
     sections = [_section(path, pictures) for path in sorted(folder.glob("*")) if (path / "teacher.json").is_file()]
-    return "".join(sections)
+    latency = folder / "latency.json"
+    return "".join(sections) + (_latency(json.loads(latency.read_text())) if latency.is_file() else "")
+
+
+def _latency(record: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{size:,} {name.replace('_', '-')}" for name, size in record["sizes"].items())
+    lines = ["| | whole ms | pruned ms | ratio |", "|---|--:|--:|--:|"]
+    for label, name in ((f"read {record['prompt']} tokens", "reading_ms"), ("write one token", "writing_ms")):
+        whole, pruned = record[name]
+        lines.append(f"| {label} | {whole:.1f} | {pruned:.1f} | {whole / pruned:.1f} |")
+    return LATENCY.format(**record | {"sizes": sizes}) + "\n".join(lines) + "\n"
 
 
 def _section(folder: Path, pictures: Path) -> str:

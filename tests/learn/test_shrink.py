@@ -49,6 +49,7 @@ def test_heads_go_too(works, gbert, tiny_log, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--keep-mlp", 8, "--paper"), "paper is about language models, and this is an item-ID model"),
         (("--keep-hidden", 8), "shares its hidden dimensions with the item vectors"),
         (("--drop-layers", 2), "got 0 blocks to keep; allowed: 1 to 2"),
         (("--keep-heads", 3), "got 3 heads to keep; allowed: 1 to 1"),

@@ -3,6 +3,7 @@
 Nothing heavy is imported until something is pruned (`pruning.py`).
 """
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,11 @@ from everyitem.compress import DivergenceName, KeyValuesName, MethodName
 if TYPE_CHECKING:
     from everyitem.data.interactions import Log
 
+_OF_ITEMS = (
+    *("keep_heads", "keep_hidden", "keep_mlp", "drop_layers", "target_parameters", "alpha", "calibration"),
+    *("divergence", "truth", "epochs", "minutes", "learning_rate", "batch_tokens", "dry_run", "seed"),
+)
+"""Settings that a model folder is pruned with; what it cannot have is refused by name."""
 _NOT_SETTINGS = ("model", "out", "log", "threads", "show")
 
 
@@ -107,12 +113,21 @@ def prune(
     settings = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     _check(settings, {"threads": threads})
     if (Path(model) / "recommender.json").is_file():
+        _check_for_items(settings)
         from everyitem.learn.shrink import prune_item_model
 
         return prune_item_model(Path(model), Path(out), log, settings, show=show)
     from everyitem.learn.pruning import prune_text_model
 
     return prune_text_model(Path(model), Path(out), log, settings, threads=threads, show=show)
+
+
+def _check_for_items(settings: dict[str, Any]) -> None:
+    """Refuse settings that say nothing about an item-ID model, rather than do without them."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(prune).parameters.items()}
+    foreign = [name for name in settings if name not in _OF_ITEMS and settings[name] != defaults[name]]
+    if foreign:
+        raise ValueError(f"{', '.join(foreign)} is about language models, and this is an item-ID model; leave it out")
 
 
 def _check(settings: dict[str, Any], running: dict[str, Any]) -> None:

@@ -66,6 +66,7 @@ def prune_text_model(
     return report
 
 
+_MEASURED_ON = ("calibration", "batch_tokens", "length", "title_tokens", "prompt", "trim_vocabulary", "seed")
 _HANDED_ON = ("method", "alpha", "paper", "divergence", "truth", "epochs", "minutes", "learning_rate", "seed")
 
 
@@ -115,12 +116,15 @@ def _adaptive_sizes(
 ) -> tuple[Keep, KeyValues]:
     """Sizes from measured curves, which are kept for a run that goes on."""
     kind: KeyValues = settings["key_values"] or "balanced"
+    about = {name: settings[name] for name in _MEASURED_ON} | {"key_values": kind, "sizes": sizes_of(model.config)}
+    about = json.loads(json.dumps(about))
     path = out / "stages" / "curves.json"
-    if path.is_file():
-        stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    if stored.get("about") == about:
         curves = Curves(*({int(keep): loss for keep, loss in stored[name].items()} for name in Curves._fields))
     else:
         curves = measure_curves(model, batches.measured, key_values=kind)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(curves._asdict()))
+        if not settings["dry_run"]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(curves._asdict() | {"about": about}))
     return sizes_within(model.config, curves, settings["target_parameters"], key_values=kind), kind
