@@ -14,9 +14,9 @@ Made by `benchmarks/two_level.py train` and `search`, with `--record`, and by `b
 checked before anything was timed. One thread; times are those of the processor, median, as the machine was shared.
 """
 STEP = """
-**A training step**: the loss of {positions} positions and its gradient, D = {dim}, clusters: the root of the items. MB
-is what the process grows by beyond items and hidden states; in brackets the part of it that is the gradient of all item
-vectors, whatever the loss. Adam over all item vectors comes on top, alike for all losses.
+**A training step**: the loss of {positions} positions and its gradient, D = {dim}, clusters: the root of the items.
+MB is what the process grows by beyond items and hidden states; in brackets the part of it that is the gradient of all
+item vectors, whatever the loss. Adam over all item vectors comes on top, alike for all losses.
 
 ![time and memory against items](results/two-level.svg)
 

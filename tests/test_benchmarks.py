@@ -11,6 +11,7 @@ import pytest
 
 from everyitem.bench.check import check
 from everyitem.bench.methods import Unsuited
+from everyitem.data.interactions import read_log
 from everyitem.index import PQIndex
 from everyitem.types import Histories
 
@@ -223,3 +224,31 @@ def test_load_counts_from_when_a_request_was_due(module):
     assert {answer.status for answer in answers} == {200}
     assert sum(answer.seconds > 0.1 for answer in answers) >= 15
     assert sum(answer.service_seconds > 0.1 for answer in answers) < 15
+def test_generated_clusters_are_searched_as_the_twin_would(module):
+    made, names = module("two_level"), ("concentrated", "diffuse")
+    found = {name: made.generated(name, 2000, 16, 6) for name in names}
+    for _, index, queries in found.values():
+        made.check(index, queries, 5)
+    scored = [found[name][1].top_k(found[name][2], 5).scored.mean() for name in names]
+    assert scored[0] < scored[1]
+    _, index, queries = found["diffuse"]
+    index.top_k = lambda query, k: type(index).top_k(index, -query, k)
+    with pytest.raises(SystemExit, match="nothing is timed"):
+        made.check(index, queries, 5)
+
+
+def test_new_items_are_placed_without_a_look_at_what_is_asked(module):
+    made = module("new_items")
+    rows = [[0, 1, 9], [2, 3, 9, 4], [5, 6, 7], [1, 9, 8]]  # 9 and 8 are new; the last events are asked
+    users = [str(user) for user, row in enumerate(rows) for _ in row]
+    titles = pl.DataFrame({"item_id": range(10), "title": [f"word{i % 3} name{i}" for i in range(10)]})
+    events = pl.DataFrame({"user_id": users, "item_id": [item for row in rows for item in row]})
+    log = read_log(events, items=titles)
+    new = np.array([8, 9])
+    known, fresh, before = made.asked_of(log, new)
+    assert sorted(known[1].tolist()) == [4, 7]
+    assert sorted(fresh[1].tolist()) == [8, 9]
+    likes = made.ways(log, new, before, np.random.default_rng(0))
+    assert sorted(likes["neighbours"][1]) == [1, 3]  # not user 0's 1 before the 9 that is asked
+    assert all(not set(like) & {8, 9} for way in likes.values() for like in way)
+    assert made.without_items(log, new).num_events == 13 - 4
