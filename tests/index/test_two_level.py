@@ -225,6 +225,22 @@ def test_sections_that_do_not_fit_each_other_are_found(tmp_path, section):
     assert "do not order the items by cluster" in files.check(tmp_path)[0]
 
 
+@pytest.mark.parametrize(
+    ("section", "array", "message"),
+    [
+        ("vectors", np.zeros(5, np.float32), "2 dimensions"),
+        ("clusters", CENTRES[1:], "starts are of 12 clusters, but there are 11|bias has shape"),
+        ("bias", np.zeros(3, np.float32), "bias has shape"),
+        ("starts", np.zeros((2, 2), np.int64), "do not order"),
+        ("logit_cap", np.zeros(2, np.float32), "do not order"),
+    ],
+)
+def test_sections_of_other_shapes_are_refused(tmp_path, section, array, message):
+    sections = files.open_version(made().save(tmp_path).parent).sections | {section: array}
+    with pytest.raises(ValueError, match=message):
+        TwoLevelIndex.from_sections(sections)
+
+
 def forge(where: Path, section: str) -> None:
     """Make the checksums agree with what is there now."""
     manifest = json.loads((where / "manifest.json").read_text())

@@ -140,7 +140,8 @@ class TwoLevelIndex:
     @property
     def removed_I(self) -> NDArray[np.bool_]:
         """True where an item was removed: bool (I,)."""
-        return door.removed_mask(self._state.removed, self.num_items)
+        state = self._state
+        return door.removed_mask(state.removed, len(state.positions_I))
 
     def removed_at(self, positions_UN: Ids) -> NDArray[np.bool_]:
         """(U, N) whether the items at these positions were removed; False for -1."""
@@ -301,7 +302,7 @@ class TwoLevelIndex:
             "clusters": state.clusters_CD,
             "bias": state.bias_C,
             "logit_cap": np.array([] if self.logit_cap is None else [self.logit_cap], np.float32),
-            "removed": self.removed_I,
+            "removed": door.removed_mask(state.removed, len(state.positions_I)),
         }
         return files.save(folder, "two-level", sections | files.golden(self, self.dim))
 
@@ -313,21 +314,17 @@ class TwoLevelIndex:
             ValueError: the arrays do not fit each other.
         """
         starts, positions = np.array(sections["starts"]), np.array(sections["positions"])
-        cap, vectors = sections["logit_cap"], sections["vectors"]
-        num_items = len(vectors)
-        sound = starts.ndim == 1 and len(starts) > 1 and starts[0] == 0 and starts[-1] == num_items
-        sound = (
-            sound and bool((np.diff(starts) >= 0).all()) and starts.dtype == np.int64 and positions.dtype == np.int32
-        )
-        if not sound or not np.array_equal(np.sort(positions), np.arange(num_items)) or len(cap) > 1:
+        vectors, cap = door.finite(sections["vectors"], "vectors", 2)[0], sections["logit_cap"].ravel().tolist()
+        sound = starts.ndim == 1 and starts.dtype == np.int64 and positions.dtype == np.int32 and len(cap) <= 1
+        sound = sound and starts[:1].tolist() == [0] and starts[-1:].tolist() == [len(vectors)]
+        sound = sound and bool((np.diff(starts) >= 0).all())
+        if not sound or not np.array_equal(np.sort(positions), np.arange(len(vectors))):
             raise ValueError("positions and starts do not order the items by cluster")
-        logit_cap = float(cap[0]) if len(cap) else None
-        empty = np.empty((0, vectors.shape[1]), np.float32)
-        index = cls(empty, [], sections["clusters"], bias_C=sections["bias"], logit_cap=logit_cap)
-        state = index._state
-        index._state = index._stated(
-            door.finite(vectors, "vectors", 2)[0], positions, starts, state.clusters_CD, state.bias_C
-        )
+        none = np.empty((0, vectors.shape[1]), np.float32)
+        index = cls(none, [], sections["clusters"], bias_C=sections["bias"], logit_cap=cap[0] if cap else None)
+        if len(starts) != index.num_clusters + 1:
+            raise ValueError(f"starts are of {len(starts) - 1} clusters, but there are {index.num_clusters}")
+        index._state = index._stated(vectors, positions, starts, index._state.clusters_CD, index._state.bias_C)
         return index
 
     def _arranged(self, vectors_ID: Floats, cluster_of_I: NDArray[Any], clusters_CD: Floats, bias_C: Floats) -> State:
