@@ -3,12 +3,12 @@
     python benchmarks/new_items.py LOG WORK [--share .05] [--epochs 8] [--items two-level] [--out FILE.json]
 
 A share of the items, drawn at random, leaves the log before training; they are then added, as a shop would, and every
-user whose last event is one of them is asked for it. A new item's vector is the mean of known items', in the cluster
-whose mean is nearest; which known items, is what is compared:
+user whose last event is one of them is asked for it. A new item is placed among known items (`Recommender.add_items`),
+in the cluster whose mean is nearest; which known items, is what is compared:
 
-    text        the five with the most similar titles
+    text        the three with the most similar titles
     neighbours  those that came directly before it in up to three other users' histories
-    random      five of any: what a place without knowledge is worth
+    random      three of any: what a place without knowledge is worth
     trained     the same model trained with all items: what waiting for a training would give
 
 Measured among all items and among the new ones alone. The users whose last event is a known item are asked before and
@@ -31,7 +31,7 @@ from everyitem.learn.fit import fit
 from everyitem.recommender import Recommender, load
 from everyitem.types import Histories
 
-ALIKE, WITNESSES, K = 5, 3, 10
+ALIKE, WITNESSES, K = 3, 3, 10
 Asked = tuple[Histories, np.ndarray]
 """Histories without their last event, and that event, in positions of the whole log."""
 

@@ -39,10 +39,10 @@ NEW = """
 |---|--:|--:|--:|
 """
 WAYS = {
-    "random": "chance: five of any",
-    "text": "five similar titles",
+    "random": "chance: three of any",
+    "text": "three similar titles",
     "neighbours": "what came before them for up to 3 users",
-    "rebalanced": "five similar titles, clusters halved",
+    "rebalanced": "three similar titles, clusters halved",
     "trained": "training with them",
 }
 

@@ -9,6 +9,7 @@ import pytest
 from everyitem.data.alike import alike_by_text
 from everyitem.data.interactions import read_log
 from everyitem.index import TwoLevelIndex
+from everyitem.index.grouping import among
 from everyitem.learn.fit import fit
 from everyitem.recommender import load
 
@@ -103,10 +104,10 @@ def test_every_command_takes_it(copied, works, refused, tiny_log, tmp_path):
     other = tmp_path / "other.parquet"
     pl.DataFrame({"item_id": ["other"], "title": [model.items["title"][7]]}).write_parquet(other)
     works("items", "add", folder, other)  # no `like`: its title says what it is like
-    (alike,) = alike_by_text(model.items["title"], model.items["title"][7:8], 5)
+    (alike,) = alike_by_text(model.items["title"], model.items["title"][7:8], 3)
     index, position = load(folder).index, load(folder).positions(["other"])
     assert alike[0] == 7 or model.items["title"][alike[0]] == model.items["title"][7]
-    assert index.vectors(position)[0].tobytes() == index.vectors(alike).mean(0).tobytes()
+    assert index.vectors(position)[0].tobytes() == among(index.vectors(alike)).tobytes()
     pl.DataFrame({"item_id": ["third"], "title": ["qqqq"]}).write_parquet(other)
     assert "no known item shares a word" in refused("items", "add", folder, other)
     works("items", "remove", folder, new)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from everyitem.index import BeamIndex, ModelIndex
+from everyitem.index import BeamIndex, ModelIndex, grouping
 from everyitem.types import Floats, Ids, TopK
 
 
@@ -18,7 +18,7 @@ def similarity(index: ModelIndex, positions: Ids, position: int) -> Floats:
 
 
 def similar_items(index: ModelIndex, position: int, k: int) -> TopK:
-    """The k other items with the largest inner product of vectors, or of strings the largest `similarity`."""
+    """The k other items that the index finds for the item's vector as a query, or with the largest `similarity`."""
     if isinstance(index, BeamIndex):
         return _begin_alike(index, position, k)
     chosen = np.array([position], np.int32)
@@ -37,7 +37,7 @@ def _begin_alike(index: BeamIndex, position: int, k: int) -> TopK:
 
 
 def add_like(index: ModelIndex, models: list[Ids]) -> Ids:
-    """Append items that are like known ones: at the mean of their vectors, or with the string of the first of them."""
+    """Append items that are like known ones: among their vectors, or with the string of the first of them."""
     if isinstance(index, BeamIndex):
         return index.add(tokens=index.tokens_IM[[model[0] for model in models]])
-    return index.add(vectors=np.stack([index.vectors(model).mean(0) for model in models]))
+    return index.add(vectors=np.stack([grouping.among(index.vectors(model)) for model in models]))

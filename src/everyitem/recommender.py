@@ -294,8 +294,8 @@ class Recommender:
     def add_items(self, items: pl.DataFrame, *, like: list[list[Any]]) -> Ids:
         """Add items without training; they can be recommended at once.
 
-        A new item is placed at the mean vector of the known items it is `like`, for example of its category or brand;
-        a semantic id cannot be averaged, so it gets that of the first of them.
+        A new item is placed among the known items it is `like`, for example of its category or brand: in the direction
+        of their mean vector, as long as they are on average. A semantic id cannot be averaged: it gets the first one's.
 
         Args:
             items: item_id and any of the attributes; missing ones become null.

@@ -7,6 +7,7 @@ import pytest
 import xxhash
 
 from everyitem.index import TwoLevelIndex, files, load_index
+from everyitem.index.grouping import among
 from everyitem.index.shards import merge_top_k, save_shards
 from everyitem.index.softmax import capped, log_sum_exp
 
@@ -124,6 +125,13 @@ def test_new_items_join_the_cluster_whose_mean_is_nearest():
     anew = TwoLevelIndex(np.concatenate([VECTORS, new]), np.append(CLUSTER_OF, wanted), CENTRES)
     assert index.cluster_of_I.tolist() == anew.cluster_of_I.tolist()
     assert index.top_k(QUERIES, 50).scores.tobytes() == anew.top_k(QUERIES, 50).scores.tobytes()
+
+
+def test_a_place_among_vectors_is_as_far_out_as_they_are():
+    corners = np.array([[3, 0], [0, 4]], np.float32)
+    assert among(corners).tolist() == pytest.approx([2.1, 2.8])
+    assert among(corners[:1]).tolist() == [3, 0]
+    assert among(np.array([[1, 0], [-1, 0]], np.float32)).tolist() == [0, 0]
 
 
 def test_an_empty_cluster_stands_at_its_own_vector():

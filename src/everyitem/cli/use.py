@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 SHOWN_ATTRIBUTES, SHOWN_WIDTH = 3, 22
-ALIKE = 5
+ALIKE = 3
 """Known items that a new one is placed among, where its text decides."""
 
 

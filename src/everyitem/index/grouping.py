@@ -22,6 +22,16 @@ def nearest(vectors_ND: Floats, means_CD: Floats) -> Ids:
     return np.concatenate([np.empty(0, np.int32), *found]).astype(np.int32)
 
 
+def among(vectors_ND: Floats) -> Floats:
+    """(D,) a place among vectors: the direction of their mean, as long as they are on average.
+
+    The mean itself is shorter the more they differ, and an item there scores less than any of them for every query.
+    """
+    mean_D, length = _mean(vectors_ND), float(np.linalg.norm(vectors_ND.astype(np.float64), axis=1).mean())
+    norm = float(np.linalg.norm(mean_D))
+    return (mean_D * (length / norm if norm > 0 else 0)).astype(np.float32)
+
+
 def split(
     vectors_ID: Floats, cluster_of_I: NDArray[np.int64], clusters_CD: Floats, bias_C: Floats, max_size: int
 ) -> Grouped:
