@@ -135,7 +135,9 @@ def test_latency_and_training_speed_are_tabulated(module, monkeypatch, tmp_path)
     monkeypatch.setattr(recording, "RECORD", tmp_path)
     assert encoder.latency_section(tmp_path) + encoder.training_section(tmp_path) == ""
     head = ("tr13", 2_000_000, 512, 2, "sasrec")
-    rows = [(*head, precision, 50, "encoder", 9, ms, ms, ms) for precision, ms in (("float32", 1.5), ("int8", 0.75))]
+    rows = [
+        (*head, precision, 50, "encoder", "wall", 9, ms, ms, ms) for precision, ms in (("float32", 1.5), ("int8", 0.75))
+    ]
     recording.record(rows, "latency", module("latency").COLUMNS)
     section = encoder.latency_section(tmp_path)
     assert "| ms | sasrec float32, 50 events | sasrec int8, 50 events |" in section
