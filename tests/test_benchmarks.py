@@ -226,6 +226,8 @@ def test_load_counts_from_when_a_request_was_due(module):
     assert {answer.status for answer in answers} == {200}
     assert sum(answer.seconds > 0.1 for answer in answers) >= 15
     assert sum(answer.service_seconds > 0.1 for answer in answers) < 15
+
+
 def test_generated_clusters_are_searched_as_the_twin_would(module):
     made, names = module("two_level"), ("concentrated", "diffuse")
     found = {name: made.generated(name, 2000, 16, 6) for name in names}
