@@ -115,7 +115,8 @@ class BeamIndex:
                 token that leads to an item, or has not enough tokens.
 
         Cost: M - 1 calls of the model with `width` prefixes of every row; exact, one more for each `width` prefixes
-        that are at least as likely as the k-th item.
+        that are at least as likely as the k-th item, and the model keeps what it read of all of them: ask few rows at a
+        time where the model is unsure.
         """
         trie, removed, kept = self._state
         num_rows, k = len(query), door.count(k, "k")
