@@ -36,7 +36,7 @@ class ItemIds:
         if len(wanted) <= FEW:
             return np.array([self._position(item_id) for item_id in wanted], np.int32)
         slot = np.minimum(self._sorted.search_sorted(wanted).to_numpy(), len(self._sorted) - 1)
-        known = (self._sorted.gather(slot) == wanted).to_numpy()
+        known = (self._sorted[slot] == wanted).to_numpy()
         return np.where(known, self._order[slot], -1).astype(np.int32)
 
     def positions_in_log(self, given: pl.Series) -> Ids:
