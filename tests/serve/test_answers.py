@@ -8,15 +8,10 @@ from everyitem.recommender import load
 HISTORY = ["item-003", "item-017", "item-250"]
 
 
-@pytest.fixture(params=["pq", "dense", "two-level"])
+@pytest.fixture(scope="module", params=["pq", "dense", "two-level"])
 def both(request, tiny_models, served):
     """A client and the recommender behind it."""
     return served(tiny_models[request.param]), load(tiny_models[request.param])
-
-
-@pytest.fixture
-def client(tiny_models, served):
-    return served(tiny_models["pq"])
 
 
 def asked(client, route, **body):

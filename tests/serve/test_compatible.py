@@ -5,7 +5,7 @@ import pytest
 HISTORY = ["item-003", "item-017"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(served, tiny_models):
     client = served(tiny_models["pq"])
     feedback = [{"FeedbackType": "click", "UserId": "u", "ItemId": item, "Timestamp": "2026-01-01"} for item in HISTORY]

@@ -10,9 +10,15 @@ ASK = {"history": ["item-003"], "k": 1}
 CHANGE = {"upsert": [{"item_id": "item-003", "fields": {"price": 2.5}}]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder(tiny_models):
     return tiny_models["pq"]
+
+
+@pytest.fixture(scope="module")
+def client(served, folder):
+    """Of a server without keys; not to be changed."""
+    return served(folder)
 
 
 def status(client, method, path, **options):
@@ -54,32 +60,28 @@ def test_without_a_key_for_them_changes_are_closed_where_there_is_a_key(served, 
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil:80", "", "localhost:80:90"])
-def test_another_name_of_this_machine_is_refused(served, folder, host):
-    client = served(folder)
+def test_another_name_of_this_machine_is_refused(client, host):
     assert status(client, "GET", "/livez", headers={"host": host}) == 421
     assert status(client, "POST", "/v1/recommend", json=ASK, headers={"host": host}) == 421
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
-def test_its_own_names_are_not(served, folder, host):
-    assert status(served(folder), "GET", "/livez", headers={"host": host}) == 200
+def test_its_own_names_are_not(client, host):
+    assert status(client, "GET", "/livez", headers={"host": host}) == 200
 
 
-def test_pages_of_other_sites_are_refused(served, folder):
-    client = served(folder)
+def test_pages_of_other_sites_are_refused(client):
     for origin, expected in (("http://evil.example", 403), ("null", 403), ("http://localhost", 200)):
         assert status(client, "POST", "/v1/recommend", json=ASK, headers={"origin": origin}) == expected
 
 
-def test_a_body_without_the_type_of_json_is_refused(served, folder):
-    client = served(folder)
+def test_a_body_without_the_type_of_json_is_refused(client):
     for kind in ({}, {"content-type": "text/plain"}):
         assert status(client, "POST", "/v1/recommend", content=json.dumps(ASK), headers=kind) == 422
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_large_bodies_and_headers_are_refused(served, folder, chunked):
-    client = served(folder)
+def test_large_bodies_and_headers_are_refused(client, chunked):
     body = b"[" + b"1," * (140 << 10) + b"1]"
     content = iter([body[: 1 << 17], body[1 << 17 :]]) if chunked else body
     headers = {"content-type": "application/json"}
@@ -120,30 +122,27 @@ def test_large_bodies_and_headers_are_refused(served, folder, chunked):
         ("items", {"delete": ["nope"]}),
     ],
 )
-def test_what_is_not_allowed_is_said_in_one_line(served, folder, route, body):
-    response = served(folder).post(
-        f"/v1/{route}", content=json.dumps(body), headers={"content-type": "application/json"}
-    )
+def test_what_is_not_allowed_is_said_in_one_line(client, route, body):
+    response = client.post(f"/v1/{route}", content=json.dumps(body), headers={"content-type": "application/json"})
     assert response.status_code == 422, response.text
     assert 5 < len(response.json()["error"]) < 500
     assert "Traceback" not in response.text
 
 
 @pytest.mark.parametrize("body", ['{"k":', "", '{"history": [], "k": NaN}', "[" * 100_000, '{"history": [1e999]}'])
-def test_what_is_not_json_is_refused(served, folder, body):
-    response = served(folder).post("/v1/recommend", content=body, headers={"content-type": "application/json"})
+def test_what_is_not_json_is_refused(client, body):
+    response = client.post("/v1/recommend", content=body, headers={"content-type": "application/json"})
     assert response.status_code in (400, 422)
 
 
-def test_answers_carry_what_a_browser_must_know(served, folder):
-    headers = served(folder).get("/livez").headers
+def test_answers_carry_what_a_browser_must_know(client):
+    headers = client.get("/livez").headers
     assert headers["content-security-policy"].startswith("default-src 'self'")
     assert headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in headers
 
 
-def test_the_log_says_what_happened_without_histories_or_user_ids(served, folder, caplog):
-    client = served(folder)
+def test_the_log_says_what_happened_without_histories_or_user_ids(client, caplog):
     with caplog.at_level(logging.INFO):
         client.post("/v1/events", json={"events": [{"user_id": "somebody", "item_id": "item-017"}]})
         answer = client.post(
@@ -161,8 +160,7 @@ def test_the_log_says_what_happened_without_histories_or_user_ids(served, folder
     assert len(lines[1]["user"]) == 16
 
 
-def test_metrics_count_what_happened(served, folder):
-    client = served(folder)
+def test_metrics_count_what_happened(client):
     before = client.get("/metrics").text
     client.post("/v1/recommend", json=ASK)
     client.get("/livez", headers={"host": "evil"})
@@ -185,8 +183,7 @@ def test_metrics_count_what_happened(served, folder):
     assert value(after, "everyitem_serving{") >= 1
 
 
-def test_overload_is_refused_unread_and_says_when_to_come_back(served, folder, monkeypatch):
-    client = served(folder)
+def test_overload_is_refused_unread_and_says_when_to_come_back(client, monkeypatch):
     service = client.app.state.service
     monkeypatch.setattr(service._model, "overdue", lambda: 2.4)
     response = client.post("/v1/recommend", content=b"not even JSON")
@@ -199,8 +196,7 @@ def test_overload_is_refused_unread_and_says_when_to_come_back(served, folder, m
     assert client.get("/readyz").status_code == 200
 
 
-def test_who_cannot_wait_is_told_so(served, folder):
-    client = served(folder)
+def test_who_cannot_wait_is_told_so(client):
     response = client.post("/v1/recommend", json=ASK | {"deadline_ms": 0.0001})
     assert response.status_code == 504
     assert "deadline" in response.json()["error"]

@@ -167,7 +167,6 @@ def test_without_its_supervisor_a_worker_ends(tiny_models, tmp_path):
         (["--workers", "0"], "at least 1"),
         (["--max-wait-ms", "nan"], "at least 1"),
         (["--port", "1"], "cannot listen at 127.0.0.1, port 1"),
-        (["--history", "ftp://x"], "redis:// URL"),
     ],
 )
 def test_mistakes_end_in_one_line(refused, tiny_models, tmp_path, monkeypatch, options, said):
