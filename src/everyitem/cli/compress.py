@@ -98,5 +98,6 @@ def _encoder_table(report: dict[str, Any]) -> Table:
         table.add_column(name, justify="left" if name == "model" else "right")
     for name, line in lines:
         cells = [f"{line[key]:.4f}" if key == "ndcg@10" else f"{line[key]:,}" for key in names]
-        table.add_row(name, *cells, *((f"{line['encoder_ms']['median']:.3f}",) if timed else ()))
+        ms = f"{line['encoder_ms']['median']:.3f}" if "encoder_ms" in line else ""
+        table.add_row(name, *cells, *((ms,) if timed else ()))
     return table
