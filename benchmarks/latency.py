@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -28,7 +28,8 @@ from everyitem.bench.catalogues import SAMPLES
 from everyitem.index import PQIndex
 from everyitem.learn.run import BACKBONES
 from everyitem.memory import NUM_FEATURES, Memory, count_transitions
-from everyitem.model.encode import PRECISIONS, Encoder
+from everyitem.model import PrecisionName
+from everyitem.model.encode import Encoder
 from everyitem.model.export import export_onnx
 from everyitem.model.int8 import quantise_encoder
 from everyitem.recommender import EVENTS, Recommender
@@ -175,7 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--lengths", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["sasrec"])
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--precisions", nargs="+", choices=get_args(PrecisionName), default=get_args(PrecisionName))
     parser.add_argument("--seconds", type=float, default=5.0, help="for every encoder and length")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: where others want the same core")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where learnt catalogues are kept")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from everyitem.cli.signature import options_of, with_options
 from everyitem.learn.fit import fit
-from everyitem.model.encode import Precision
+from everyitem.model import PrecisionName
 
 LogFolder = Annotated[Path, typer.Argument(help="A log folder, or a .parquet or .csv file of interactions.")]
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder.")]
@@ -104,7 +104,7 @@ def encoder(
     model: ModelFolder,
     log: LogFolder,
     precision: Annotated[
-        Precision, typer.Option(help="int8: weights in bytes; bf16: computed by OpenVINO; float32: as trained.")
+        PrecisionName, typer.Option(help="int8: weights in bytes; bf16: computed by OpenVINO; float32: as trained.")
     ] = "int8",
     max_users: Annotated[
         int, typer.Option(help="Test users whose ten best items are compared, at most.", min=1)

@@ -6,7 +6,8 @@ import numpy as np
 
 from everyitem.data.interactions import Log
 from everyitem.evaluate.heldout import sample, split_for
-from everyitem.model.encode import Encoder, Precision
+from everyitem.model import PrecisionName
+from everyitem.model.encode import Encoder
 from everyitem.model.int8 import quantise_encoder
 from everyitem.model_folder import PRECISION
 from everyitem.recommender import Recommender, load
@@ -17,7 +18,9 @@ OVERLAP = 0.99
 K = 10
 
 
-def set_precision(folder: str | Path, log: Log, precision: Precision, *, max_users: int = 2000, seed: int = 0) -> float:
+def set_precision(
+    folder: str | Path, log: Log, precision: PrecisionName, *, max_users: int = 2000, seed: int = 0
+) -> float:
     """Let a model answer with an encoder of another precision, if its ten best items stay the same.
 
     They are compared by vector alone on real histories, those of the test users: what a memory adds is the same for

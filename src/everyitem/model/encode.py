@@ -3,16 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from everyitem.model import PrecisionName
 from everyitem.types import Floats, Histories, Ids
 
-Precision = Literal["float32", "int8", "bf16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Graph = Callable[[dict[str, Floats]], Sequence[Floats]]
 """Inputs by name to outputs in order."""
 
@@ -34,7 +33,7 @@ class Encoder:
         ModuleNotFoundError: "bf16" without OpenVINO.
     """
 
-    def __init__(self, path: Path, length: int, precision: Precision = "float32") -> None:
+    def __init__(self, path: Path, length: int, precision: PrecisionName = "float32") -> None:
         try:
             self._graph, widths = _openvino(path) if precision == "bf16" else _onnxruntime(path)
         except ModuleNotFoundError:
