@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from everyitem.data.batches import Batches, windows
 from everyitem.model import train as training
@@ -69,7 +70,8 @@ def learn(folder, *, resume=False, dying_after=None):
     objective = objective_of(SASRec, sampled_softmax)
     torch.set_num_threads(1)
     better_and_better = itertools.count(99 if resume else 0)
-    with patch.object(training, "_computes_in_bf16", return_value=False):
+    AcceleratorState._reset_state()  # another precision than that of the tests around this one
+    with patch.object(training, "computes_in_bf16", return_value=False):
         training.train(
             objective,
             batches,
@@ -79,6 +81,7 @@ def learn(folder, *, resume=False, dying_after=None):
             resume=resume,
             show=False,
         )
+    AcceleratorState._reset_state()
     return objective
 
 
