@@ -199,10 +199,10 @@ def test_a_filter_holds_for_everything_shown(page, site):
     where = "price <= 40 and in_stock and (category <> 'Bags' or price < 20)"
     expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
     assert shown(page) == expected(site, ["item-003", "item-017"], where=where)
-    category = site.recommender.items["category"].mode()[0]
+    category = site.recommender.items["category"].mode().sort()[0]
     page.get_by_role("button", name="Clear the filter").click()
     page.get_by_label("category").select_option(category)
-    expect(page.locator("#results .item .quiet").filter(has_not_text=category)).to_have_count(0)
+    expect(page.locator("#results .item").filter(has_not_text=category)).to_have_count(0)
     assert shown(page) == expected(site, ["item-003", "item-017"], where=f"category = '{category}'")
 
 

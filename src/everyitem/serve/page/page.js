@@ -338,11 +338,14 @@ combobox($("query"), $("matches"), {
 $("clear").addEventListener("click", () => { state.history = []; renderHistory(); update(); $("query").focus(); });
 $("filter").addEventListener("input", filtered);
 $("filter").addEventListener("submit", (event) => { event.preventDefault(); update(); });
-$("filter").addEventListener("reset", () => setTimeout(() => {
+$("filter").addEventListener("reset", (event) => {
+  event.preventDefault(); // a form resets after this event: whatever is chosen in between would be lost
   Object.assign(state, { filter: {}, seen: false, k: 10 });
+  Object.assign($("seen"), { checked: state.seen });
+  [$("condition").value, $("k").value] = ["", String(state.k)];
   renderFilter();
   update();
-}));
+});
 $("found").addEventListener("toggle", () => updateFound(asking.signal).catch(() => {}));
 $("open-add").addEventListener("click", openAdd);
 $("add-cancel").addEventListener("click", () => $("add").close());
