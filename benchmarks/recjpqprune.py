@@ -47,6 +47,7 @@ def main() -> None:
     samples = min(SAMPLES, len(made.queries_UD) // 2)
     ways = ours(index, np.ascontiguousarray(made.queries_UD[:samples]))
     result: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    result |= {"catalogue": args.out.stem, "items": index.num_items, "num_splits": index.num_splits, "dim": index.dim}
     if "times" in args.parts:
         result |= times(args, index, ways, np.array(made.queries_UD[samples:][: args.queries]))
     if "safety" in args.parts:
@@ -63,8 +64,7 @@ def times(args: argparse.Namespace, index: PQIndex, ways: list[Method], queries_
     peers = list(offered([*EXACT, *DENSE], index, Vectors(index)))
     stepping = [Method(str(step), partial(_prune, index, step), "bits", 0.0, 0.0) for step in STEPS]
     result: dict[str, Any] = {
-        "catalogue": args.out.stem,
-        **{"items": index.num_items, "num_splits": index.num_splits, "dim": index.dim, "queries": len(queries_UD)},
+        "queries": len(queries_UD),
         "difficulty": difficulty(index, queries_UD)._asdict(),
     }
 

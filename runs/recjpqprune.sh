@@ -15,7 +15,10 @@ out=docs/results/recjpqprune
 export OMP_NUM_THREADS=1
 
 measure() { # name, export folder
-    [[ -e $out/$1.json ]] || .venv/bin/python benchmarks/recjpqprune.py "$2" --out "$out/$1.json"
+    local missing=()
+    grep -qs '"methods"' "$out/$1.json" || missing+=(times)
+    grep -qs '"safety"' "$out/$1.json" || missing+=(safety)
+    [[ -z ${missing[*]} ]] || .venv/bin/python benchmarks/recjpqprune.py "$2" --out "$out/$1.json" --parts "${missing[@]}"
 }
 
 if [[ -e ${1:?name a folder}/codes.npy ]]; then

@@ -30,21 +30,24 @@ def recjpqprune_section(folder: Path, pictures: Path) -> str:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not found:
         return ""
-    draw_falling(found, pictures / "recjpqprune.svg")
-    heads = [_head(result) for result in found]
-    names = list(dict.fromkeys(line["algorithm"] for result in found for line in result["methods"]))
+    timed = [result for result in found if "methods" in result]
+    if not timed:
+        return HEAD + _safety(found)
+    draw_falling(timed, pictures / "recjpqprune.svg")
+    heads = [_head(result) for result in timed]
+    names = list(dict.fromkeys(line["algorithm"] for result in timed for line in result["methods"]))
     parts = [
         HEAD,
-        _grid("method", heads, names, [{x["algorithm"]: x for x in result["methods"]} for result in found], _times),
+        _grid("method", heads, names, [{x["algorithm"]: x for x in result["methods"]} for result in timed], _times),
     ]
     parts.append("\nItems scored:\n\n" + _grid("method", heads, ["recjpqprune", "bounded_scan", "block_prune"],
-        [{x["algorithm"]: x for x in result["methods"]} for result in found], _scored))  # fmt: skip
-    steps = [x["algorithm"] for x in found[0]["steps"]]
+        [{x["algorithm"]: x for x in result["methods"]} for result in timed], _scored))  # fmt: skip
+    steps = [x["algorithm"] for x in timed[0]["steps"]]
     parts.append("\nSub-items that RecJPQPrune processes per step:\n\n" + _grid("sub-items", heads, steps,
-        [{x["algorithm"]: x for x in result["steps"]} for result in found], _steps))  # fmt: skip
-    parts.append("\nResults per query:\n\n" + _grid("search, K", heads, list(dict.fromkeys(map(_k, found[0]["ks"]))),
-        [{_k(x): x for x in result["ks"]} for result in found], _both))  # fmt: skip
-    return "".join(parts) + _safety(found) + SLOW + "".join(map(_slow, found)) + PICTURE
+        [{x["algorithm"]: x for x in result["steps"]} for result in timed], _steps))  # fmt: skip
+    parts.append("\nResults per query:\n\n" + _grid("search, K", heads, list(dict.fromkeys(map(_k, timed[0]["ks"]))),
+        [{_k(x): x for x in result["ks"]} for result in timed], _both))  # fmt: skip
+    return "".join(parts) + _safety(found) + SLOW + "".join(map(_slow, timed)) + PICTURE
 
 
 def _head(result: dict[str, Any]) -> str:
@@ -80,12 +83,15 @@ def _k(line: dict[str, Any]) -> str:
 
 
 def _safety(found: list[dict[str, Any]]) -> str:
+    asked = [result for result in found if "safety" in result]
+    if not asked:
+        return ""
     said = [
         f"{sum(result['safety']['mismatches'].values())} of {result['safety']['queries']:,} "
         f"by any of {len(result['safety']['mismatches'])} algorithms ({result['catalogue']})"
-        for result in found
+        for result in asked
     ]
-    total = sum(result["safety"]["queries"] for result in found)
+    total = sum(result["safety"]["queries"] for result in asked)
     return SAFETY.format(total=total, said=", ".join(said))
 
 
