@@ -88,9 +88,9 @@ def remember(transitions: Transitions, histories: Histories, length: int) -> Rem
     own, owner = recent.events(), np.repeat(np.arange(len(recent)), recent.lengths)
     place_in_row = np.arange(len(own)) - np.repeat(np.cumsum(recent.lengths) - recent.lengths, recent.lengths)
     age = recent.lengths[owner] - place_in_row
-    followers = [_followers(transitions, recent, lag) for lag in range(NUM_LAGS)]
-    keys = [owner * num_items + own, *(rows * num_items + items for rows, items, _ in followers)]
-    distinct, place = np.unique(np.concatenate(keys), return_inverse=True)
+    row, lag, following, logs = _followers(transitions, recent)
+    keys = np.concatenate([owner * num_items + own, row * num_items + following])
+    distinct, place = np.unique(keys, return_inverse=True)
 
     features = np.zeros((len(distinct), NUM_FEATURES), np.float32)
     occurrences = np.bincount(place[: len(own)], minlength=len(distinct))
@@ -99,11 +99,8 @@ def remember(transitions: Transitions, histories: Histories, length: int) -> Rem
     seen = occurrences > 0
     columns = (np.ones(seen.sum()), np.log(youngest[seen]), np.log(occurrences[seen]), youngest[seen] == 1)
     features[seen, :HISTORY_FEATURES] = np.stack(columns, axis=1)
-    first = len(own)
-    for lag, (rows, _, logs) in enumerate(followers):
-        column = HISTORY_FEATURES + lag * LAG_FEATURES
-        features[place[first : first + len(rows)], column : column + LAG_FEATURES] = logs
-        first += len(rows)
+    column = HISTORY_FEATURES + LAG_FEATURES * lag[:, None] + np.arange(LAG_FEATURES)
+    features[place[len(own) :, None], column] = logs
     return _padded(*np.divmod(distinct, num_items), features, len(histories))
 
 
@@ -142,18 +139,18 @@ class Memory(NamedTuple):
         return cls(transitions, arrays["weights_F"], arrays["slopes"], arrays["length"])
 
 
-def _followers(transitions: Transitions, recent: Histories, lag: int) -> tuple[NDArray[Any], Ids, Floats]:
-    """(row, item, (1, log n(h -> i), log n(h))) of what came after every row's event `lag` before the last one."""
-    rows = np.flatnonzero(recent.lengths > lag)
-    event = recent.items[recent.stops[rows] - 1 - lag]
+def _followers(transitions: Transitions, recent: Histories) -> tuple[NDArray[Any], NDArray[Any], Ids, Floats]:
+    """(row, lag, item, (1, log n(h -> i), log n(h))) of what came after the event `lag` before a row's last one."""
+    row, lag = np.nonzero(recent.lengths[:, None] > np.arange(NUM_LAGS))
+    event = recent.items[recent.stops[row] - 1 - lag]
     known = event < len(transitions.totals_I)  # items added since training have no transitions
-    rows, event = rows[known], event[known]
+    row, lag, event = row[known], lag[known], event[known]
     start = transitions.starts_I[event]
     count = transitions.starts_I[event + 1] - start
-    each = np.repeat(np.arange(len(rows)), count)
+    each = np.repeat(np.arange(len(row)), count)
     where = np.arange(len(each)) - np.repeat(np.cumsum(count) - count, count) + start[each]
     columns = (np.ones(len(each)), np.log(transitions.counts_N[where]), np.log(transitions.totals_I[event][each]))
-    return rows[each], transitions.items_N[where], np.stack(columns, axis=1).astype(np.float32)
+    return row[each], lag[each], transitions.items_N[where], np.stack(columns, axis=1).astype(np.float32)
 
 
 def _padded(rows: NDArray[Any], items: NDArray[Any], features: Floats, num_rows: int) -> Remembered:
