@@ -5,7 +5,8 @@
 The catalogue is a learnt one (benchmarks/catalogues.py) whose items carry text ids; the encoder has the size of the
 published ones and random weights, which cost what trained ones cost; the model remembers transitions as `everyitem
 train` makes it do. Before anything is timed, answers are checked: sums over stages against `Recommender.recommend`,
-and every click of a session against the whole history.
+and every click of a session against the whole history. Then the encoder still computes, but hands over one of the
+learnt queries of the catalogue: its own favour nothing, and are what a flat scan is for (`--queries random`).
 """
 
 import argparse
@@ -34,10 +35,10 @@ from everyitem.model.export import export_onnx
 from everyitem.model.int8 import quantise_encoder
 from everyitem.recommender import EVENTS, Recommender
 from everyitem.session import Session
-from everyitem.types import Histories
+from everyitem.types import Floats, Histories
 
 COLUMNS = (
-    *("catalogue", "items", "dim", "blocks", "backbone", "precision", "length", "stage"),
+    *("catalogue", "items", "dim", "blocks", "backbone", "precision", "length", "queries", "stage"),
     *("clock", "timed", "median_ms", "p95_ms", "p99_ms"),
 )
 K = 10
@@ -58,8 +59,13 @@ def main() -> None:
             for precision, encoder in encoders.items():
                 recommender = recommender_of(index, encoder, histories)
                 for length in args.lengths:
-                    found = measure(recommender, histories, length, args.seconds, CLOCKS[args.clock])
-                    head = (made.name, index.num_items, index.dim, 2, backbone, precision, length)
+                    recommender.encoder = encoder
+                    asked = asked_of(recommender, histories, length)
+                    check(recommender, asked)
+                    if args.queries == "learnt":
+                        recommender.encoder = Learnt(encoder, made.queries_UD[SAMPLES:])
+                    found = measure(recommender, asked, length, args.seconds, CLOCKS[args.clock])
+                    head = (made.name, index.num_items, index.dim, 2, backbone, precision, length, args.queries)
                     rows += [(*head, stage, args.clock, *times) for stage, times in found.items()]
                     console.print(table(found, f"{backbone}, {precision}, {length} events, {index.num_items:,} items"))
     if args.record:
@@ -96,13 +102,29 @@ def recommender_of(index: PQIndex, encoder: Encoder, histories: Histories) -> Re
     return Recommender(encoder, index, items, {}, memory)
 
 
+class Learnt(Encoder):
+    """Computes what `encoder` does, and answers with one of `queries_UD` that depends on what was computed."""
+
+    def __init__(self, encoder: Encoder, queries_UD: Floats) -> None:
+        self.__dict__.update(vars(encoder))
+        self.queries_UD = queries_UD
+
+    def extend(self, x_UTD: Floats, past_UPE: Floats | None = None) -> tuple[Floats, Floats]:
+        """A learnt query per row, and the state of the encoder."""
+        query_UD, state = super().extend(x_UTD, past_UPE)
+        return self.queries_UD[np.abs(query_UD[:, 0] * 1e6).astype(np.int64) % len(self.queries_UD)], state
+
+
+def asked_of(recommender: Recommender, histories: Histories, length: int) -> list[list[str]]:
+    """The ids of the newest events, one more than `length`."""
+    rows = [histories[u][-length - 1 :] for u in range(len(histories))]
+    return [recommender.items["item_id"].gather(row).to_list() for row in rows]
+
+
 def measure(
-    recommender: Recommender, histories: Histories, length: int, seconds: float, now: Callable[[], float]
+    recommender: Recommender, asked: list[list[str]], length: int, seconds: float, now: Callable[[], float]
 ) -> dict[str, tuple[int, float, float, float]]:
     """(calls, median, p95, p99) in ms of every stage, of the whole, and of one more click of a session."""
-    rows = [histories[u][-length - 1 :] for u in range(len(histories))]
-    asked = [recommender.items["item_id"].gather(row).to_list() for row in rows]
-    check(recommender, asked)
     clock, started = Clock(now), now()
     while now() - started < seconds:
         for ids in asked:
@@ -178,6 +200,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["sasrec"])
     parser.add_argument("--precisions", nargs="+", choices=get_args(PrecisionName), default=get_args(PrecisionName))
     parser.add_argument("--seconds", type=float, default=5.0, help="for every encoder and length")
+    parser.add_argument("--queries", choices=("learnt", "random"), default="learnt", help="what is searched for")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: where others want the same core")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where learnt catalogues are kept")
     parser.add_argument(

@@ -7,7 +7,7 @@ from typing import Any
 
 TEXT = (
     *("catalogue", "cache", "algorithm", "what", "model", "log"),
-    *("backbone", "precision", "stage", "clock", "who", "loss", "step", "note"),
+    *("backbone", "precision", "queries", "stage", "clock", "who", "loss", "step", "note"),
 )
 SHAPE = ("catalogue", "items", "num_splits", "dim")
 SETTING = ("k", "batch", "threads", "cache")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from speed_records import Row, newest
 
-LATENCY = ("catalogue", "items", "dim", "blocks", "backbone", "precision", "length", "stage")
+LATENCY = ("catalogue", "items", "dim", "blocks", "backbone", "precision", "length", "queries", "stage")
 TRAINING = ("who", "items", "dim", "loss", "negatives")
 LATENCY_HEAD = """
 ## From a history to a list
 
 Made by `python benchmarks/latency.py --record`: ids of a history in, ids of the ten best items out, {items:,} items
-with text ids, D = {dim}, {blocks} blocks, one thread, median (p99) in milliseconds by the {clock} clock; answers are
+with text ids, D = {dim}, {blocks} blocks, {queries} queries, one thread, median (p99) in milliseconds by the {clock} clock; answers are
 checked before. `recommend` is the whole call, the stages below it are timed one by one. A session has the rest of the
 history behind it: one more click is encoded alone. int8 and bf16 answer only where 99 % of the ten best items stay.
 

@@ -136,7 +136,8 @@ def test_latency_and_training_speed_are_tabulated(module, monkeypatch, tmp_path)
     assert encoder.latency_section(tmp_path) + encoder.training_section(tmp_path) == ""
     head = ("tr13", 2_000_000, 512, 2, "sasrec")
     rows = [
-        (*head, precision, 50, "encoder", "wall", 9, ms, ms, ms) for precision, ms in (("float32", 1.5), ("int8", 0.75))
+        (*head, precision, 50, "learnt", "encoder", "wall", 9, ms, ms, ms)
+        for precision, ms in (("float32", 1.5), ("int8", 0.75))
     ]
     recording.record(rows, "latency", module("latency").COLUMNS)
     section = encoder.latency_section(tmp_path)
