@@ -63,6 +63,19 @@ def test_a_row_depends_neither_on_padding_nor_on_its_batch_nor_on_packing(kind, 
             close(together[row, newest - 1], model.last(x[row : row + 1, :newest])[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_rows_are_trained_with_another_attention_that_says_the_same(kind, backbone, monkeypatch):
+    monkeypatch.setattr("everyitem.model.llm.computes_in_bf16", lambda: True)
+    model, x, lengths = backbone(kind), vectors(), real([2, LENGTH, 5])
+    expected = model(x, lengths)
+    found = model.train()(x, lengths)
+    assert model.model.config._attn_implementation == "eager"
+    close(found[lengths], expected[lengths])
+    monkeypatch.setattr("everyitem.model.llm.PLAIN_UP_TO", 8)
+    close(model(x, lengths)[lengths], expected[lengths])
+    assert model.model.config._attn_implementation == "sdpa"
+
+
 def test_packing_computes_fewer_tokens(backbone):
     seen, x, lengths = [], vectors(5), [9, 1, 4, 8, 2]
     for pack in (None, 70):

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from everyitem.model.llm import suit_attention
+
 IGNORED = -100
 
 
@@ -49,6 +51,7 @@ def target_logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     The output table is multiplied at those positions alone; elsewhere its product would be most of the work of a small
     model.
     """
+    suit_attention(model, batch.ids_UT.shape[1])
     hidden_UTD = model.model(input_ids=batch.ids_UT[:, :-1], use_cache=False).last_hidden_state
     return _logits(model, hidden_UTD[batch.asked])
 

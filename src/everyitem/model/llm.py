@@ -28,11 +28,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from everyitem.model.train import computes_in_bf16
+
 Tokenizer = PreTrainedTokenizerBase
 _from_pretrained: Any = AutoModelForCausalLM.from_pretrained  # its annotation knows not all that it returns
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 ITEM = "{item}"
 """Where an item stands in a prompt."""
+PLAIN_UP_TO = 512
+"""Tokens of a row up to which training holds all attention weights."""
 HEAD_WIDTH = 32
 """Dimensions of an attention head in the small model."""
 
@@ -174,6 +178,7 @@ class LLM(nn.Module):
         return torch.cat([before, torch.cat([x_UTD[:, :, None], after], 2).flatten(1, 2)], 1)
 
     def _hidden(self, tokens_UND: Tensor, positions_UN: Tensor | None = None) -> Tensor:
+        suit_attention(self.model, tokens_UND.shape[1])
         decoder = self.model.get_decoder()
         found = decoder(inputs_embeds=tokens_UND, position_ids=positions_UN, use_cache=False)
         hidden: Tensor = found.last_hidden_state
@@ -192,6 +197,18 @@ class LLM(nn.Module):
         positions[place] = within_UN[real_UN]
         hidden = self._hidden(packed.view(num_rows, width, -1), positions.view(num_rows, width)).flatten(0, 1)
         return hidden.new_zeros(*tokens_UND.shape).index_put((real_UN,), hidden[place])
+
+
+def suit_attention(model: Any, width: int) -> None:
+    """Let a model compute attention the way that is fastest for rows of `width` tokens in its present mode.
+
+    torch's fused attention for CPUs trains slowly in bf16 where rows are short and heads small: at 154 tokens and heads
+    of 12 it was 72 % of an update. transformers' plain one holds all weights, so long rows stay with the fused one.
+    """
+    plain = model.training and width <= PLAIN_UP_TO and computes_in_bf16() and model.device.type == "cpu"
+    wanted = "eager" if plain else "sdpa"
+    if model.config._attn_implementation != wanted:
+        model.set_attn_implementation(wanted)
 
 
 def _cache_argument(decoder: nn.Module) -> str:
