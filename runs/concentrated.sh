@@ -24,14 +24,7 @@ run() { # data set, name, options of `everyitem train`
     measure "$model.json" "$model" "$data/$set" "$minutes" "--time-users 0" "${same[@]}" "$@"
     exported "$model-export" "$model" "$data/$set" 1000
     .venv/bin/everyitem bench "$model-export" --num-queries 1000 --json >"$model-bench.json"
-    mkdir -p "$(dirname "$out")"
-    .venv/bin/python - "$model.json" "$model-bench.json" >"$out.part" <<'PY'
-import json, pathlib, sys
-
-evaluation, search = (json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:])
-print(json.dumps(evaluation | {"search": search}, indent=1))
-PY
-    mv "$out.part" "$out"
+    searched "$model.json" "$model-bench.json" "$out"
 }
 
 for set in "${sets[@]}"; do

@@ -23,3 +23,14 @@ PY
 exported() { # export folder, model folder, log folder, queries
     [[ -e $1/queries.npy ]] || .venv/bin/everyitem export "$2" "$1" --log "$3" --queries "$4"
 }
+
+searched() { # evaluation.json, bench.json, OUT.json: both in one file
+    mkdir -p "$(dirname "$3")"
+    .venv/bin/python - "$1" "$2" >"$3.part" <<'PY'
+import json, pathlib, sys
+
+evaluation, search = (json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:])
+print(json.dumps(evaluation | {"search": search}, indent=1))
+PY
+    mv "$3.part" "$3"
+}

@@ -10,9 +10,10 @@ LATENCY_HEAD = """
 ## From a history to a list
 
 Made by `python benchmarks/latency.py --record`: ids of a history in, ids of the ten best items out, {items:,} items
-with text ids, D = {dim}, {blocks} blocks, {queries} queries, one thread, median (p99) in milliseconds by the {clock} clock; answers are
-checked before. `recommend` is the whole call, the stages below it are timed one by one. A session has the rest of the
-history behind it: one more click is encoded alone. int8 and bf16 answer only where 99 % of the ten best items stay.
+with text ids, D = {dim}, {blocks} blocks, {queries} queries, one thread, median (p99) in milliseconds by the {clock}
+clock; answers are checked before. `recommend` is the whole call, the stages below it are timed one by one. A session
+has the rest of the history behind it: one more click is encoded alone. int8 and bf16 answer only where 99 % of the ten
+best items stay.
 
 """
 TRAINING_HEAD = """

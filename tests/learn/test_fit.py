@@ -96,6 +96,8 @@ REFUSED = [
     ({"dim": 30}, "num_splits=4 must divide dim=30"),
     ({"num_splits": 0}, "num_splits is 0"),
     ({"dim": 130, "num_splits": 65}, "at most 64"),
+    ({"num_sub_items": 1}, "num_sub_items is 1; codes are bytes, so allowed: 2 to 256"),
+    ({"num_sub_items": 257}, "num_sub_items is 257"),
     ({"backbone": "gbert4rec", "dim": 5, "items": "dense"}, "not a multiple of heads"),
     *(
         ({name: 0}, f"{name} is 0")

@@ -38,7 +38,14 @@ class Assigned(NamedTuple):
 
 
 def assign_codes(
-    histories: Histories, num_items: int, kind: CodesName, num_splits: int, *, dim: int, seed: int
+    histories: Histories,
+    num_items: int,
+    kind: CodesName,
+    num_splits: int,
+    *,
+    dim: int,
+    seed: int,
+    num_sub_items: int = 256,
 ) -> Assigned:
     """Codes from the training histories alone: every strategy but "dense".
 
@@ -50,44 +57,52 @@ def assign_codes(
         num_splits: M.
         dim: D of the model: the width of the SVD for "kmeans".
         seed: of everything random.
+        num_sub_items: B.
     """
+    shape = (num_splits, num_sub_items)
     if kind == "kmeans":
-        return _kmeans(histories, num_items, num_splits, dim, seed)
+        return _kmeans(histories, num_items, shape, dim, seed)
     if kind == "hybrid":
-        return _hybrid(histories, num_items, num_splits, dim, seed)
+        return _hybrid(histories, num_items, shape, dim, seed)
     function = {
         "svd-rank": strategies.svd_rank_codes,
         "svd": strategies.svd_codes,
         "bpr": strategies.bpr_codes,
         "random": strategies.random_codes,
     }[kind]
-    codes_IM, ties = break_ties(function(histories, num_items, num_splits, seed=seed), seed=seed)
+    codes_IM = function(histories, num_items, num_splits, num_sub_items=num_sub_items, seed=seed)
+    codes_IM, ties = break_ties(codes_IM, num_sub_items, seed=seed)
     return Assigned(codes_IM, None, None, ties)
 
 
-def _kmeans(histories: Histories, num_items: int, num_splits: int, dim: int, seed: int) -> Assigned:
-    codes_IM, codebooks_MBd, _ = strategies.kmeans_codes(histories, num_items, num_splits, dim=dim, seed=seed)
-    codes_IM, ties = break_ties(codes_IM, seed=seed, codebooks_MBd=codebooks_MBd)
+def _kmeans(histories: Histories, num_items: int, shape: tuple[int, int], dim: int, seed: int) -> Assigned:
+    num_splits, num_sub_items = shape
+    codes_IM, codebooks_MBd, _ = strategies.kmeans_codes(
+        histories, num_items, num_splits, dim=dim, num_sub_items=num_sub_items, seed=seed
+    )
+    codes_IM, ties = break_ties(codes_IM, num_sub_items, seed, codebooks_MBd=codebooks_MBd)
     scale = INITIAL_SCALE / max(float(np.sqrt(np.mean(codebooks_MBd**2))), 1e-12)
     # the model is as free to learn in the rotated space as in the original one, so the rotation is left out
     return Assigned(codes_IM, codebooks_MBd * np.float32(scale), None, ties)
 
 
-def _hybrid(histories: Histories, num_items: int, num_splits: int, dim: int, seed: int) -> Assigned:
+def _hybrid(histories: Histories, num_items: int, shape: tuple[int, int], dim: int, seed: int) -> Assigned:
     """Structure and identity: k-means splits say what an item is like, random splits which one it is.
 
     With k-means codes alone a model of a million items cannot point at one of them: its neighbours share nearly all
     sub-items. On a log full of repeats that is what matters (docs/log.md).
     """
+    num_splits, num_sub_items = shape
     structured = num_splits // 2
     width = dim // num_splits
-    like = _kmeans(histories, num_items, structured, structured * width, seed)
-    which_IM = strategies.random_codes(histories, num_items, num_splits - structured, seed=seed)
-    shape = (num_splits - structured, 256, width)
-    sub_items = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * np.float32(INITIAL_SCALE)
+    like = _kmeans(histories, num_items, (structured, num_sub_items), structured * width, seed)
+    random = (num_splits - structured, num_sub_items)
+    which_IM = strategies.random_codes(histories, num_items, random[0], num_sub_items=random[1], seed=seed)
+    sub_items = np.random.default_rng(seed).standard_normal((*random, width), np.float32) * np.float32(INITIAL_SCALE)
     assert like.codebooks_MBd is not None
     codebooks_MBd = np.concatenate([like.codebooks_MBd, sub_items])
-    codes_IM, ties = break_ties(np.hstack([like.codes_IM, which_IM]), seed=seed, codebooks_MBd=codebooks_MBd)
+    codes_IM = np.hstack([like.codes_IM, which_IM])
+    codes_IM, ties = break_ties(codes_IM, num_sub_items, seed, codebooks_MBd=codebooks_MBd)
     return Assigned(codes_IM, codebooks_MBd, None, ties)
 
 
@@ -103,8 +118,8 @@ def starting_vectors(histories: Histories, num_items: int, dim: int, *, seed: in
     return np.asarray(vectors_ID * np.float32(scale) + noise_ID, np.float32)
 
 
-def compress_vectors(vectors_ID: Floats, num_splits: int, *, seed: int) -> Assigned:
+def compress_vectors(vectors_ID: Floats, num_splits: int, *, seed: int, num_sub_items: int = 256) -> Assigned:
     """Codes, sub-items and rotation that stand for trained item vectors (OPQ): the start of "dense" codes."""
-    found: Quantised = strategies.vector_codes(vectors_ID, num_splits, seed=seed)
-    codes_IM, ties = break_ties(found.codes_IM, seed=seed, codebooks_MBd=found.codebooks_MBd)
+    found: Quantised = strategies.vector_codes(vectors_ID, num_splits, num_sub_items=num_sub_items, seed=seed)
+    codes_IM, ties = break_ties(found.codes_IM, num_sub_items, seed, codebooks_MBd=found.codebooks_MBd)
     return Assigned(codes_IM, found.codebooks_MBd, found.rotation_DD, ties)

@@ -44,6 +44,7 @@ def fit(
     concentration: float = 0.0,
     codes: CodesName | None = None,
     num_splits: int | None = None,
+    num_sub_items: int = 256,
     clusters: ClustersName = "kmeans",
     num_clusters: int | None = None,
     logit_cap: float | None = None,
@@ -97,6 +98,7 @@ def fit(
             titles) and "given" (column sid of the items) are for semantic ids.
         num_splits: M, bytes per item. None: 32 up to 200,000 items, 16 beyond; 3 for semantic ids, where a last digit
             may be added that tells items apart.
+        num_sub_items: B, sub-items of a split of PQ codes, 2 to 256.
         quantiser: how vectors become semantic ids: "residual-kmeans", "balanced" (the same, with equally full codes) or
             "rq-vae" (learned codes).
         beam: strings that the search for semantic ids goes on with at every token.
@@ -179,6 +181,8 @@ def _check(log: "Log", settings: dict[str, Any]) -> None:
     dim, num_splits = settings["dim"], settings["num_splits"]
     if settings["items"] == "pq" and (num_splits > 64 or dim % num_splits):
         raise ValueError(f"num_splits={num_splits} must divide dim={dim} and be at most 64; choose other values")
+    if not 2 <= settings["num_sub_items"] <= 256:
+        raise ValueError(f"num_sub_items is {settings['num_sub_items']}; codes are bytes, so allowed: 2 to 256")
     if settings["items"] == "two-level" and settings["loss"] != "softmax":
         raise ValueError(f"loss is {settings['loss']}; two-level items have one of their own, so allowed: softmax")
     if settings["num_clusters"] is not None and not 1 <= settings["num_clusters"] <= log.num_items:

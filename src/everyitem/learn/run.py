@@ -255,13 +255,13 @@ def _pq_items(train_log: Log, settings: Settings, training: Path, dim: int) -> t
 
 
 def _assign(train_log: Log, settings: Settings, training: Path, dim: int) -> Assigned:
-    num_splits, seed = settings["num_splits"], settings["seed"]
-    if settings["codes"] == "dense":
+    kind, histories, num_items = settings["codes"], train_log.histories, train_log.num_items
+    shape = {name: settings[name] for name in ("num_splits", "num_sub_items", "seed")}
+    if kind == "dense":
         index = load_index(training / "dense" / "index")
         assert isinstance(index, DenseIndex)
-        return compress_vectors(np.array(index.vectors_ID), num_splits, seed=seed)
-    histories, num_items = train_log.histories, train_log.num_items
-    return assign_codes(histories, num_items, settings["codes"], num_splits, dim=dim, seed=seed)
+        return compress_vectors(np.array(index.vectors_ID), **shape)
+    return assign_codes(histories, num_items, kind, dim=dim, **shape)
 
 
 def keep_settings(folder: Path, settings: Settings, resume: bool) -> None:
