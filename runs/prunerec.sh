@@ -5,7 +5,8 @@
 #   EVERYITEM_DATA=<folder of log folders> runs/prunerec.sh WORK [DATA SET] [NAME ...]
 #
 # Trains a Qwen2-shaped teacher from nothing for TEACHER_MINUTES (15), prunes it to SIZES by every method at equal size,
-# restores each stage for RESTORE_MINUTES (2), and evaluates on USERS (2,000) test users, on one thread of core 0.
+# restores each stage for RESTORE_MINUTES (2), and evaluates on USERS (2,000) test users, on one thread of core 0. The
+# teacher is asked once about the histories of RESTORED_USERS (25,000), and what it said serves all runs.
 # TEACHER holds options of runs/prunerec_teacher.py. NAMEs choose among the runs below. WORK keeps the models; what is
 # already in docs/results/prunerec is not done again, and an interrupted run goes on. Then: python runs/tabulate.py
 set -euo pipefail
@@ -23,7 +24,7 @@ names=("${@:3}")
 read -ra teacher <<<"${TEACHER:---hidden 96 --layers 6 --heads 8 --key-values 4 --neurons 288 --vocabulary 2048}"
 read -ra sizes <<<"${SIZES:---keep-heads 4 --keep-hidden 48 --keep-mlp 48 --drop-layers 4}"
 minutes=${RESTORE_MINUTES:-2}
-users=${USERS:-2000}
+users=${USERS:-2000} restored=${RESTORED_USERS:-25000}
 out=docs/results/prunerec/$set
 export OMP_NUM_THREADS=1
 python=(taskset -c 0 .venv/bin/python -P) # -P: runs/tabulate.py must not stand for the package of that name
@@ -39,8 +40,13 @@ record() { # name, model: its evaluation, beside what pruning said
 prune() { # name, options
     local model=$work/$set/$1
     [[ -e $out/$1.json ]] && return
+    case $1 in
+        calibration-* | prunerec-* | random-*) ;; # learn from other users
+        *) mkdir -p "$work/$set/answers" "$model/stages" && ln -sfn "$work/$set/answers" "$model/stages/answers" ;;
+    esac
     "${everyitem[@]}" prune "$work/$set/teacher" "$model" --log "$data/$set" "${sizes[@]}" --users 0 --length 192 \
-        --title-tokens 20 --batch-tokens 3072 --minutes "$minutes" --learning-rate 1e-3 "${@:2}"
+        --title-tokens 20 --batch-tokens 3072 --histories "$restored" --answers 16 --epochs 100 --minutes "$minutes" \
+        --learning-rate 4e-3 "${@:2}"
     record "$1" "$model"
 }
 
