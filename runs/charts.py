@@ -65,6 +65,19 @@ def draw_steps(rows: Sequence[Row], path: Path, title: str) -> None:
     styled(facets.resolve_scale(y="independent")).save(str(path))
 
 
+def draw_code_sizes(rows: Sequence[Row], path: Path, title: str) -> None:
+    """NDCG@10 with its interval against bytes per item, a line per width and number of sub-items."""
+    data = pl.DataFrame([{name: row[name] for name in ("D", "bytes", "value", "low", "high")} for row in rows])
+    colour = alt.Color("D:N", title=None, sort=data["D"].unique(maintain_order=True).to_list())
+    x = alt.X("bytes:Q", title="bytes per item, codebooks included").scale(type="log").axis(format="~s", tickCount=5)
+    y = alt.Y("value:Q", title="NDCG@10").scale(zero=True)
+    lines = alt.Chart(data).mark_line(strokeWidth=2).encode(x, y, colour)
+    points = alt.Chart(data).mark_point(filled=True, opacity=1, size=50).encode(x, y, colour)
+    rules = alt.Chart(data).mark_rule(opacity=0.5).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour)
+    title_ = alt.Title(title, subtitle="bars: 95 % bootstrap interval over users")
+    styled(alt.layer(lines, rules, points).properties(width=480, height=320, title=title_)).save(str(path))
+
+
 def draw_recall(rows: Sequence[Row], path: Path, title: str) -> None:
     """Recall against the time of approximate searches, a line per kind; exact ones stand at 1."""
     data = pl.DataFrame(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tabulate_cluster import cluster_section
-from tabulate_codes import codes_section
+from tabulate_codes import code_sizes_section, codes_section
 from tabulate_decoding import decoding_section
 from tabulate_efficient_ids import efficient_ids_section
 from tabulate_encoder import latency_section, training_section
@@ -58,6 +58,7 @@ def main() -> None:
         if models:
             sections.append(_section(folder.name, models))
     sections.append(codes_section(RESULTS / "codes"))
+    sections.append(code_sizes_section(RESULTS / "code_sizes", RESULTS))
     sections.append(efficient_ids_section(RESULTS / "efficient_ids"))
     sections.append(concentrated_section(RESULTS / "concentrated"))
     papers = (("gsasrec", gsasrec_section), ("recjpq", recjpq_section), ("pqtopk", pqtopk_section))

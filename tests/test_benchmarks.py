@@ -179,6 +179,23 @@ def test_a_papers_table_stands_beside_ours(module, tmp_path):
     assert papers.recjpq_section(tmp_path / "nothing") == ""
 
 
+def test_sizes_of_codes_are_tabulated_and_drawn(module, tmp_path):
+    codes, folder = module("tabulate_codes"), tmp_path / "sizes" / "set"
+    folder.mkdir(parents=True)
+    assert codes.code_sizes_section(tmp_path / "nothing", tmp_path) == ""
+    searches = [{"algorithm": name, "scored": 0.02, "median_us": 40.0} for name in codes.SEARCHES]
+    settings = {"dim": 64, "num_splits": 8, "num_sub_items": 256, "epochs": 12}
+    common = {"num_items": 1000, "training": {"training_seconds": 60.0}, "settings": settings}
+    common |= {"ndcg@10": {"value": 0.15, "low": 0.14, "high": 0.16}}
+    (folder / "dense.json").write_text(json.dumps(common))
+    (folder / "M8.json").write_text(json.dumps(common | {"search": {"algorithms": searches}}))
+    section = codes.code_sizes_section(tmp_path / "sizes", tmp_path)
+    cells = "73.5 | 60 | 2.0%, 40 us | 2.0%, 40 us | 2.0%, 40 us"  # 8 + 4 * 256 * 64 / 1,000 bytes
+    assert f"| M = 8, B = 256, D = 64 | 0.1500 ± 0.0100 | {cells} |" in section
+    assert "| dense | 0.1500 ± 0.0100 | 256.0 | 60 |  |  |  |" in section
+    assert (tmp_path / "code-sizes-set.svg").stat().st_size > 1000
+
+
 def test_what_the_server_did_is_tabulated_from_its_record(module, monkeypatch, tmp_path):
     recording, serving = module("recording"), module("tabulate_serving")
     assert serving.serving_section(tmp_path) == ""
