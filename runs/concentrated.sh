@@ -2,26 +2,26 @@
 # What does it cost to make scores concentrate, and what does it save? Trains SASRec with item codes and a growing weight
 # of the per-split cross-entropy, and once with that alone (RPG); writes docs/results/concentrated/<data set>/<weight>.json.
 #
-#   EVERYITEM_DATA=<folder of log folders> runs/concentrated.sh WORK [MINUTES] [DATA SET ...]
+#   EVERYITEM_DATA=<folder of log folders> runs/concentrated.sh WORK [EPOCHS] [DATA SET ...]
 #
-# Every model gets the same MINUTES (default 10) on one thread and the same 8 bytes per item (k-means codes, so that no
-# minute goes into a dense model); NDCG is of vectors alone (no memory). Share of the items scored and microseconds are of
-# 1,000 real queries, top 10. What is there is not done again. Then: python runs/tabulate.py
+# Every model sees the log EPOCHS times (default 20), whatever that takes, on one thread, and has 8 bytes per item (k-means
+# codes, so that nothing goes into a dense model); NDCG is of vectors alone (no memory). Share of the items scored and
+# microseconds are of 1,000 real queries, top 10. What is there is not done again. Then: python runs/tabulate.py
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${EVERYITEM_DATA:?set EVERYITEM_DATA to the folder that holds the log folders}
 work=${1:?name a folder for the models}
-minutes=${2:-10}
+epochs=${2:-20}
 sets=("${@:3}")
 [[ ${#sets[@]} -gt 0 ]] || sets=(amazon14-beauty globo-news oss-edits-thin oss-edits)
 source runs/models.sh
-same=(--memory 0 --codes kmeans --num-splits 8 --dim 128)
+same=(--epochs "$epochs" --patience 1000 --memory 0 --codes kmeans --num-splits 8 --dim 128)
 
 run() { # data set, name, options of `everyitem train`
     local set=$1 name=$2 model=$work/$1/$2 out=docs/results/concentrated/$1/$2.json
     shift 2
     [[ -e $out ]] && return
-    measure "$model.json" "$model" "$data/$set" "$minutes" "--time-users 0" "${same[@]}" "$@"
+    measure "$model.json" "$model" "$data/$set" 600 "--time-users 0" "${same[@]}" "$@"
     exported "$model-export" "$model" "$data/$set" 1000
     .venv/bin/everyitem bench "$model-export" --num-queries 1000 --json >"$model-bench.json"
     searched "$model.json" "$model-bench.json" "$out"

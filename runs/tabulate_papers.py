@@ -31,8 +31,8 @@ PQTOPK = {
 CONCENTRATED_HEAD = """
 ## Concentrated scores
 
-Made by `runs/concentrated.sh`: SASRec, 8 bytes per item (k-means codes), D = 128, the same minutes for all; the weight
-is that of the per-split cross-entropy beside the sampled softmax, `alone` is RPG's loss (the index ranks by
+Made by `runs/concentrated.sh`: SASRec, 8 bytes per item (k-means codes), D = 128, as many passes over the log for all;
+the weight is that of the per-split cross-entropy beside the sampled softmax, `alone` is RPG's loss (the index ranks by
 log-probabilities as it does by scores). Cells of the searches: items scored, median microseconds; top 10 of 1,000 real
 queries, one thread, exact.
 """
