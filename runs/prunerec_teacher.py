@@ -56,7 +56,7 @@ def main(
             max_position_embeddings=1024,
             tie_word_embeddings=True,
         )
-        tokenizer = tokenizer_of(events.items["title"].to_list(), vocabulary)
+        tokenizer = tokenizer_of(events.items["title"].drop_nulls().to_list(), vocabulary)
         save_language_model(out / "start", Qwen2ForCausalLM(config), tokenizer)
     model, tokenizer = load_text_model(out / "start")
     text = text_of(events, tokenizer, settings)

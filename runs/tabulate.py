@@ -70,7 +70,7 @@ def main() -> None:
     sections.append(recjpqprune_section(RESULTS / "recjpqprune", RESULTS))
     sections.append(two_level_section(records, RESULTS))
     sections.append(prunerec_section(RESULTS / "prunerec", RESULTS))
-    sections.append(decoding_section(RESULTS / "decoding"))
+    sections.append(decoding_section(RESULTS / "decoding", RESULTS))
     (ROOT / "docs" / "results.md").write_text("\n".join(filter(None, sections)))
 
 

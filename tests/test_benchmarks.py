@@ -274,3 +274,41 @@ def test_new_items_are_placed_without_a_look_at_what_is_asked(module):
     assert sorted(likes["neighbours"][1]) == [1, 3]  # not user 0's 1 before the 9 that is asked
     assert all(not set(like) & {8, 9} for way in likes.values() for like in way)
     assert made.without_items(log, new).num_events == 13 - 4
+
+
+def test_the_silhouette_of_clusters_is_that_of_its_definition(module):
+    rng = np.random.default_rng(0)
+    vectors, clusters = rng.standard_normal((40, 3), dtype=np.float32), rng.integers(0, 4, 40)
+    clusters[:2] = 6, 5  # alone; cluster 4 is empty
+    values = []
+    for i in range(2, 40):
+        far = np.linalg.norm(vectors - vectors[i], axis=1)
+        own = (clusters == clusters[i]) & (np.arange(40) != i)
+        a, b = far[own].mean(), min(far[clusters == c].mean() for c in {*clusters} - {clusters[i]})
+        values.append((b - a) / max(a, b))
+    assert module("efficient_ids_record").silhouette(vectors, clusters) == pytest.approx(sum(values) / 40)
+
+
+def test_models_of_all_kinds_stand_in_one_table(module, tmp_path):
+    def one(value):
+        return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+    tables = module("tabulate_efficient_ids")
+    metrics = dict.fromkeys(tables.METRICS, one(0.1))
+    counts, protocol = {"users": 9, "num_items": 50}, {"train_events": 70, "test_users": 10}
+    training = {"protocol": protocol, "training_seconds": 5.0, "positions": 300, "updates": 10, "best_update": 5}
+    direct = metrics | counts | {"settings": {"minutes": 4, "epochs": 3}}
+    written = direct | {"training": training | {"tokens_per_item": 4, "positions": 270}}
+    direct |= {"training": training | {"index_bytes": 2e6}, "total_ms": {"median": 1.0, "p95": 2.0}}
+    grounded = counts | {"alone": metrics, "popularity": metrics | {"ndcg@10": one(0.2)}}
+    short = direct | {"silhouette": 0.5, "uncorrected": metrics}
+    results = {"m-two-level": direct, "m-ids-published": written, "m-bigrec": grounded, "m-ablation-random": short}
+    (tmp_path / "set").mkdir()
+    for name, result in results.items():
+        (tmp_path / "set" / f"{name}.json").write_text(json.dumps(result))
+    section = tables.efficient_ids_section(tmp_path)
+    cells = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in section.splitlines() if " ± " in line}
+    assert cells["m-two-level"][6:9] == ["2.5 / 5.0", "5", "2.0"]
+    assert cells["m-ids-published"][6] == "0.5 / 1.0"
+    assert cells["random clusters"][3] == "0.500"
+    assert cells["m-bigrec + popularity"][2] == "**0.2000 ± 0.0100**"

@@ -1,11 +1,13 @@
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from everyitem.data.interactions import read_log
 from everyitem.data.splits import Holdout
 from everyitem.data.text import title_tokens
-from everyitem.learn.titles import TitleRanker, quality
+from everyitem.learn.titles import TitleRanker, quality, text_of
 from everyitem.types import Histories
 
 END, START = 0, [1]
@@ -27,6 +29,19 @@ def model():
         for weight in made.parameters():
             weight.add_(torch.randn_like(weight) * 0.3)
     return made
+
+
+def test_an_item_without_a_title_is_written_as_its_id():
+    events = pl.DataFrame({"user_id": [1, 1, 1, 1], "item_id": ["x", "y", "z", "w"]})
+    items = pl.DataFrame({"item_id": ["x", "y", "z", "w"], "title": ["two words", None, "", " "]})
+    log = read_log(events, items=items)
+
+    def tokenizer(texts, add_special_tokens):
+        return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
+    text = text_of(log, tokenizer, {"title_tokens": 20, "prompt": ""})
+    written = {"".join(map(chr, title)) for title in text.titles}
+    assert written == {"two words\n", "y\n", "z\n", "w\n"}
 
 
 def by_hand(model, titles, history):

@@ -38,20 +38,16 @@ def prune(
 
 
 def _sizes_table(lines: list[dict[str, Any]]) -> Table:
+    """A column per stage: so many fit into the narrowest terminal."""
     table = Table(title="what would stay; inside: parameters without the embeddings")
-    names = {
-        "stage": "after",
-        "key_values": "kv heads",
-        "vocabulary": "tokens",
-        "parameters_without_embeddings": "inside",
-    }
-    for name in lines[0]:
-        table.add_column(names.get(name, name), justify="left" if name == "stage" else "right")
-    table.add_column("share", justify="right")
-    whole = lines[0]["parameters_without_embeddings"]
+    names = {"key_values": "kv heads", "vocabulary": "tokens", "parameters_without_embeddings": "inside"}
+    table.add_column("after")
     for line in lines:
-        cells = [value if isinstance(value, str) else f"{value:,}" for value in line.values()]
-        table.add_row(*cells, f"{line['parameters_without_embeddings'] / whole:.1%}")
+        table.add_column(line["stage"], justify="right")
+    for name in [name for name in lines[0] if name != "stage"]:
+        table.add_row(names.get(name, name), *(f"{line[name]:,}" for line in lines))
+    inside = [line["parameters_without_embeddings"] for line in lines]
+    table.add_row("share inside", *(f"{count / inside[0]:.1%}" for count in inside))
     return table
 
 

@@ -143,7 +143,8 @@ def _strings(
     ranks().wait_for_everyone()
     with np.load(path, allow_pickle=False) as stored:
         strings = Strings.from_arrays(dict(stored))
-    facts = {"coding_seconds": strings.seconds, "collisions": strings.collisions._asdict()}
+    facts: dict[str, Any] = {"coding_seconds": strings.seconds, "collisions": strings.collisions._asdict()}
+    facts["tokens_per_item"] = strings.codes_IM.shape[1]
     if settings["codes"] == "dense":
         facts["dense_start"] = json.loads((dense / "metrics.json").read_text())
     return strings, facts

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from everyitem.compress.plan import sizes_of
 from everyitem.compress.vocabulary import LanguageModel, TextTokenizer
@@ -59,19 +60,20 @@ def load_text_model(source: Path) -> tuple[LanguageModel, TextTokenizer]:
 
 
 def text_of(log: Log, tokenizer: TextTokenizer, settings: dict[str, Any]) -> Text:
-    """The log's titles as tokens.
+    """The log's titles as tokens; an item without a title is written as its id.
 
     Raises:
-        ValueError: the items have no titles.
+        ValueError: the items have no column of titles.
     """
     if TITLE not in log.items.columns:
         raise ValueError(f"the items have the columns {log.items.columns}, and no {TITLE}; add one to items.parquet")
-    titles = log.items[TITLE].cast(str).fill_null("").to_list()
+    named = pl.col(TITLE).cast(pl.String).str.strip_chars()
+    titles = log.items.select(pl.when(named != "").then(named).otherwise(pl.col("item_id").cast(pl.String)))
     encode = encoder_of(tokenizer)
     (end,) = encode([END])[0][-1:]
     longest = settings["title_tokens"]
     start = encode([settings["prompt"]])[0] if settings["prompt"] else []
-    return Text(title_tokens(titles, encode, end=end, longest=longest), start or [end])
+    return Text(title_tokens(titles.to_series().to_list(), encode, end=end, longest=longest), start or [end])
 
 
 def encoder_of(tokenizer: TextTokenizer) -> Callable[[list[str]], list[list[int]]]:
@@ -87,6 +89,17 @@ def encoder_of(tokenizer: TextTokenizer) -> Callable[[list[str]], list[list[int]
 def keep_text_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write which text a model reads, for its evaluation."""
     (folder / "titles.json").write_text(json.dumps({name: settings[name] for name in TEXT_SETTINGS}) + "\n")
+
+
+def load_titles(folder: Path, log: Log) -> tuple[LanguageModel, Text, dict[str, Any]]:
+    """A language model that recommends by title, the log's titles in its tokens, and what its `titles.json` says.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_text_model` and `text_of`.
+    """
+    told = json.loads((folder / "titles.json").read_text())
+    model, tokenizer = load_text_model(folder)
+    return model, text_of(log, tokenizer, told), told
 
 
 class TitleRanker:
@@ -163,9 +176,8 @@ def evaluate_title_models(
     split = split_log(log, "leave-one-out", seed=settings[str(models[0])]["seed"])
     questions = sample(split.test, max_users)
     rankers: dict[str, Any] = {}
-    for name, told in settings.items():
-        model, tokenizer = load_text_model(Path(name))
-        text = text_of(log, tokenizer, told)
+    for name in settings:
+        model, text, told = load_titles(Path(name), log)
         rankers[name] = TitleRanker(model, text.titles, text.start, length=told["length"])
     if baselines:
         rankers |= {name: build(split.train.histories, log.num_items) for name, build in BASELINES.items()}
