@@ -13,6 +13,7 @@ out. The ratio is to the fastest single-step way.
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def main() -> None:
     log = read_log(args.log)
     ways: dict[str, Way] = {path.name: load(path) for path in args.single_step}
     for path in args.multi_token:
-        ways |= {f"{path.name} {name}": model for name, model in searches(load(path), args.widths)}
+        ways |= {f"{path.name} {name}": way for name, way in searches(load(path), args.widths, not args.skip_exact)}
     test = split_for(load(args.single_step[0]), log).test
     if args.titles:
         name = args.titles.name
@@ -140,9 +141,9 @@ def settings_of(model: Way) -> dict[str, Any]:
     return told
 
 
-def searches(model: Recommender, widths: list[int]) -> Iterator[tuple[str, Recommender]]:
+def searches(model: Recommender, widths: list[int], exactly: bool) -> Iterator[tuple[str, Recommender]]:
     """The same model with an index per way to search."""
-    ways = [(f"beam-{width}", width, False) for width in widths] + [("exact", max(widths), True)]
+    ways = [(f"beam-{width}", width, False) for width in widths] + [("exact", max(widths), True)] * exactly
     for name, width, exact in ways:
         index = BeamIndex(model.index.tokens_IM, width=width, exact=exact)
         yield name, Recommender(model.encoder, index, model.items, model.metadata)
@@ -242,7 +243,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         cells = [row[column]["value"] if "@" in column else row[column] for column in (*COLUMNS[1:], "calls")]
         table.add_row(name, *("" if cell is None else f"{cell:,.4g}" for cell in cells))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 def arguments() -> argparse.Namespace:
@@ -253,6 +254,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--multi-token", type=Path, nargs="+", required=True)
     parser.add_argument("--titles", type=Path)
     parser.add_argument("--widths", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--skip-exact", action="store_true", help="a model that is unsure reads most of the trie")
     parser.add_argument("--users", type=int, default=300, help="timed, and compared with the exact answers")
     parser.add_argument("--quality-users", type=int, default=2000)
     return parser.parse_args()

@@ -15,14 +15,14 @@ Made by `EVERYITEM_DATA=... runs/prunerec.sh WORK {set}`. The teacher is a Qwen2
 own, trained from nothing for {minutes:g} minutes ({updates:,} updates, {passes:.2f} passes over the titles of all
 training histories); it recommends by writing the next title, beam 20 over titles that exist. Every method prunes it to
 the same sizes and restores each stage for {restored:g} minutes with the teacher's answers, on one thread of a
-shared core. {users:,} test users, whole catalogue, leave one out; ± is half the 95 % interval. "of teacher" is
-Recall@20 over the teacher's. inside: parameters without the embeddings. ms: reading one row without beam, at the time
-of pruning.
+shared core. {users:,} test users, whole catalogue, leave one out; ± is half the 95 % interval. "of teacher":
+Recall@20 and NDCG@20 over the teacher's. inside: parameters without the embeddings. Updates: of every restoration.
+Perplexity: of the last cut, and in the end. ms: reading one row without beam, at the time of pruning.
 
 """
 READING = """
-`paper`: importances as the published code computes them. `shortgpt`: PruneRec's width, layers by block influence. Seeds
-are numbered.
+`paper`: importances as the published code computes them. `shortgpt`: PruneRec's width, layers by block influence.
+`at-once`: one cut, then one restoration as long as three. Seeds are numbered.
 """
 
 
@@ -62,9 +62,10 @@ def _section(folder: Path, pictures: Path) -> str:
     head = HEAD.format(set=folder.name, restored=settings["minutes"], users=teacher["users"], **teacher["training"])
     order = [name for name in METHODS if name in found] + sorted(set(found) - set(METHODS))
     lines = [
-        "| model | parameters | inside | share | perplexity cut | restored | Recall@20 | NDCG@20 | of teacher | ms |"
+        "| model | parameters | inside | share | updates | perplexity cut | restored | Recall@20 | NDCG@20 "
+        "| of teacher | ms |"
     ]
-    lines.append("|---" + "|--:" * 9 + "|")
+    lines.append("|---" + "|--:" * 10 + "|")
     lines += [_other(name, one) for name, one in teacher.get("others", {}).items()]
     before = next(iter(pruned.values()))["prunerec"]["before"]
     lines += [_line(name, found[name], teacher, before) for name in order]
@@ -73,16 +74,17 @@ def _section(folder: Path, pictures: Path) -> str:
     rows = [Row(name, metric, **everything[name][metric]) for metric in METRICS for name in names]
     write_bar_chart(rows, pictures / f"prunerec-{folder.name}.svg", title=folder.name, highlight="prunerec")
     _activity_chart(teacher["activity"], pictures / f"prunerec-activity-{folder.name}.svg")
-    links = "".join(f"\n![{kind}](results/prunerec-{kind}{folder.name}.svg)\n" for kind in ("", "activity-"))
+    kinds = {"": "Recall and NDCG", "activity-": "who is active"}
+    links = "".join(f"\n![{said}](results/prunerec-{kind}{folder.name}.svg)\n" for kind, said in kinds.items())
     return head + "\n".join(lines) + "\n" + READING + links
 
 
 def _line(name: str, one: dict[str, Any], teacher: dict[str, Any], before: dict[str, Any]) -> str:
-    recall = one["recall@20"]["value"] / max(teacher["recall@20"]["value"], 1e-12)
+    kept = " / ".join(f"{one[metric]['value'] / max(teacher[metric]['value'], 1e-12):.0%}" for metric in METRICS)
     quality = [_estimate(one[metric]) for metric in METRICS]
     if "prunerec" not in one:
         sizes = f"{before['parameters']:,} | {before['parameters_without_embeddings']:,} | 100.0%"
-        return f"| {name} | {sizes} | | {one['training']['perplexity']:.1f} | {' | '.join(quality)} | 100% | |"
+        return f"| {name} | {sizes} | | | {before['perplexity']:.1f} | {' | '.join(quality)} | 100% | |"
     report = one["prunerec"]
     after, cut = report["after"], report["stages"][-1]["cut"]
     inside = after["parameters_without_embeddings"]
@@ -90,17 +92,18 @@ def _line(name: str, one: dict[str, Any], teacher: dict[str, Any], before: dict[
         f"{after['parameters']:,}",
         f"{inside:,}",
         f"{inside / before['parameters_without_embeddings']:.1%}",
+        " + ".join(f"{stage['updates']:,}" for stage in report["stages"] if "updates" in stage),
         f"{cut['perplexity']:.1f}",
         f"{after['perplexity']:.1f}",
         *quality,
-        f"{recall:.0%}",
+        kept,
         f"{before['prefill_ms']['median']:.1f} -> {after['prefill_ms']['median']:.1f}",
     ]
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def _other(name: str, one: dict[str, Any]) -> str:
-    return f"| *{name}* | | | | | | {' | '.join(_estimate(one[metric]) for metric in METRICS)} | | |"
+    return f"| *{name}* | | | | | | | {' | '.join(_estimate(one[metric]) for metric in METRICS)} | | |"
 
 
 def _estimate(one: dict[str, float]) -> str:
