@@ -57,11 +57,10 @@ class Recommender:
         memory: Memory | None = None,
     ) -> None:
         self.encoder, self.index, self.metadata, self.memory = encoder, index, metadata, memory
-        self._use(items)
+        self._use(items, ItemIds(items["item_id"]))
 
-    def _use(self, items: pl.DataFrame) -> None:
-        self.items = items
-        self._ids = ItemIds(items["item_id"])
+    def _use(self, items: pl.DataFrame, ids: ItemIds) -> None:
+        self.items, self._ids = items, ids
         self.popularity = Popularity(items[EVENTS].to_numpy())
 
     # positions ------------------------------------------------------------------------------------------------------
@@ -313,7 +312,7 @@ class Recommender:
         if not models or len(models) != len(items) or any(not (model >= 0).any() for model in models):
             raise ValueError("give one new item or more, and for every one at least one known item that it is like")
         added = likeness.add_like(self.index, [model[model >= 0] for model in models])
-        self._use(extended)
+        self._use(extended, self._ids.extended(extended["item_id"]))
         return added
 
     def update_items(self, items: pl.DataFrame) -> None:
@@ -323,7 +322,7 @@ class Recommender:
         """
         updated = catalogue.updated(self.items, items, kept=[EVENTS])
         self.index.restore([self._known(item_id) for item_id in items["item_id"]])
-        self._use(updated)
+        self._use(updated, self._ids)
 
     def remove_items(self, item_ids: list[Any]) -> None:
         """Never recommend these again; histories may still hold them. Unknown ids raise ValueError."""
