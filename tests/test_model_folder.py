@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
+import time
 
 import numpy as np
 import polars as pl
 import pytest
 import xxhash
+from forks import Forks
 
 from everyitem import model_folder
 from everyitem.index import files
@@ -25,62 +24,61 @@ BEFORE_COMMIT = (
 )
 AFTER_COMMIT = ("after-commit", "after-items")
 ADD = """
-import sys
 import polars as pl
 from everyitem.recommender import load
-model = load(sys.argv[1])
-model.add_items(pl.DataFrame({"item_id": [sys.argv[2]]}), like=[["item-003"]])
-model.save(sys.argv[1])
+def run(folder, item_id):
+    model = load(folder)
+    model.add_items(pl.DataFrame({"item_id": [item_id]}), like=[["item-003"]])
+    print("at", os.getpid(), flush=True)
+    model.save(folder)
 """
 
 
-def add(folder, item_id, killpoint=""):
-    environment = os.environ | {"EVERYITEM_KILLPOINT": killpoint}
-    return subprocess.run([sys.executable, "-c", ADD, folder, item_id], env=environment, check=False).returncode
+@pytest.fixture(scope="module")
+def writers():
+    """Processes that add an item."""
+    with Forks(ADD) as forks:
+        yield forks
 
 
 def answer(folder):
     return load(folder).recommend([HISTORY, ["new"]], k=402)
 
 
-@pytest.fixture
-def versions(copied):
-    """A model folder, and what it answers before and after "new" was added."""
-    folder = copied("pq")
-    other = shutil.copytree(folder, folder.with_name("other"))
-    assert add(other, "new") == 0
+@pytest.fixture(scope="module")
+def answers(tiny_models, writers, tmp_path_factory):
+    """What the model answers before and after "new" was added."""
+    changed = shutil.copytree(tiny_models["pq"], tmp_path_factory.mktemp("changed") / "model")
+    assert writers.run(changed, "new") == 0
     with pytest.warns(UserWarning, match="name items that this model does not have"):
-        return folder, answer(folder), answer(other)
+        return answer(tiny_models["pq"]), answer(changed)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("point", [*BEFORE_COMMIT, *AFTER_COMMIT])
-def test_a_kill_at_every_point_leaves_the_old_model_or_the_new_one(point, versions, works):
-    folder, old, new = versions
-    assert add(folder, "new", point) == -signal.SIGKILL
+def test_a_kill_at_every_point_leaves_the_old_model_or_the_new_one(point, copied, answers, writers, works):
+    folder, (old, new) = copied("pq"), answers
+    assert writers.run(folder, "new", killpoint=point) == -signal.SIGKILL
     assert answer(folder).equals(new if point in AFTER_COMMIT else old)
     assert "intact" in works("check", folder)
     # a second kill at the same place, then a change that goes through
-    assert add(folder, "second", point) == -signal.SIGKILL
+    assert writers.run(folder, "second", killpoint=point) == -signal.SIGKILL
     assert len(load(folder).items) == 400 + (2 if point in AFTER_COMMIT else 0)
-    assert add(folder, "third") == 0
+    assert writers.run(folder, "third") == 0
     assert load(folder).items["item_id"].to_list()[-1] == "third"
     assert len(load(folder).items) == 400 + (3 if point in AFTER_COMMIT else 1)
     assert "intact" in works("check", folder)
     assert not (folder / "items.parquet.new").exists()
 
 
-def test_a_kill_at_any_moment(copied):
+def test_a_kill_at_any_moment(copied, writers):
     folder = copied("pq")
-    program = ADD.replace("model.save", "print(flush=True)\nmodel.save")
     rng = np.random.default_rng(0)
     for turn in range(12):
-        with subprocess.Popen([sys.executable, "-c", program, folder, f"n{turn}"], stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
-            try:
-                process.wait(rng.random() * 0.05)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
+        said, process = writers.start(folder, f"n{turn}")
+        assert said == "at"
+        time.sleep(rng.random() * 0.05)
+        writers.kill(process)
         model = load(folder)
         assert len(model.items) == model.index.num_items >= 400
 

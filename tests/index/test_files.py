@@ -2,19 +2,18 @@
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
+from forks import Forks
 
 from everyitem.index import DenseIndex, PQIndex, files, load_index
 
@@ -217,39 +216,38 @@ def test_a_second_writer_is_told_to_wait(saved: tuple[Path, bytes]) -> None:
 
 
 WRITER = """
-import itertools, sys
+import itertools
 import numpy as np
 from everyitem.index import PQIndex
-codes = np.load(sys.argv[2])
-for turn in itertools.count():
-    PQIndex(np.roll(codes, turn % 2, axis=0), np.load(sys.argv[3])).save(sys.argv[1])
-    print("saved", flush=True)
+codes, codebooks = np.load(sys.argv[1]), np.load(sys.argv[2])
+def run(folder):
+    for turn in itertools.count():
+        PQIndex(np.roll(codes, turn % 2, axis=0), codebooks).save(folder)
+        print("at", os.getpid(), flush=True)
 """
+ANSWERS = [answer(PQIndex(np.roll(CODES, turn, axis=0), CODEBOOKS)) for turn in range(2)]
 
 
-@pytest.fixture
-def writer(tmp_path: Path) -> tuple[Path, list[str], list[bytes]]:
-    """(folder, command of a process that saves two indexes by turns for ever, the answers of both)."""
-    np.save(tmp_path / "codes.npy", CODES)
-    np.save(tmp_path / "codebooks.npy", CODEBOOKS)
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Processes that save two indexes by turns for ever."""
+    paths = [tmp_path_factory.mktemp("arrays") / name for name in ("codes.npy", "codebooks.npy")]
+    for path, array in zip(paths, (CODES, CODEBOOKS), strict=True):
+        np.save(path, array)
+    with Forks(WRITER, *paths) as forks:
+        yield forks
+
+
+def test_twenty_kills_leave_a_readable_index(writers: Forks, tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    command = [sys.executable, "-c", WRITER, str(folder), str(tmp_path / "codes.npy"), str(tmp_path / "codebooks.npy")]
-    return folder, command, [answer(PQIndex(np.roll(CODES, turn, axis=0), CODEBOOKS)) for turn in range(2)]
-
-
-def test_twenty_kills_leave_a_readable_index(writer: tuple[Path, list[str], list[bytes]]) -> None:
-    folder, command, answers = writer
     rng = random.Random(0)
     version = 0
     for _ in range(20):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            try:
-                process.wait(rng.random() * 0.03)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-        assert answer(load_index(folder)) in answers
+        said, process = writers.start(folder)
+        assert said == "at"
+        time.sleep(rng.random() * 0.03)
+        assert writers.kill(process) == -signal.SIGKILL
+        assert answer(load_index(folder)) in ANSWERS
         assert files.check(folder) == []
         now = int(files.current_version(folder).split()[0][1:])
         assert now > version, "a killed writer took the index backwards"
@@ -262,12 +260,11 @@ POINTS = ["before-write", "between-sections", "before-rename", "before-current",
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_kill_at_every_point(point: str, writer: tuple[Path, list[str], list[bytes]]) -> None:
-    folder, command, answers = writer
+def test_a_kill_at_every_point(point: str, writers: Forks, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
     PQIndex(np.roll(CODES, 1, axis=0), CODEBOOKS).save(folder)
-    killed = subprocess.run(command, env={**os.environ, "EVERYITEM_KILLPOINT": point}, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert answer(load_index(folder)) == answers[0 if point == "after-current" else 1]
+    assert writers.run(folder, killpoint=point) == -signal.SIGKILL
+    assert answer(load_index(folder)) == ANSWERS[0 if point == "after-current" else 1]
     load_index(folder).save(folder)
     assert files.check(folder) == []
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-CASES = 400
+CASES = 2000
 
 
 def test_the_server_keeps_to_its_schema(copied, monkeypatch):
