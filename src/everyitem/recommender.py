@@ -3,6 +3,7 @@
 Works without torch. Inside, positions; at this door, ids (str or int64), frames and SQL.
 """
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -289,6 +290,12 @@ class Recommender:
         return position
 
     # changes --------------------------------------------------------------------------------------------------------
+
+    def twin(self) -> "Recommender":
+        """One that begins as this one and changes alone, as both replace what they share: costs nothing."""
+        twin = copy.copy(self)
+        twin.index = copy.copy(self.index)
+        return twin
 
     def add_items(self, items: pl.DataFrame, *, like: list[list[Any]]) -> Ids:
         """Add items without training; they can be recommended at once.

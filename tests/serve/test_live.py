@@ -133,6 +133,42 @@ def test_a_change_is_served_and_outlives_the_server(copied, kind):
     assert best(load(folder)) == before
 
 
+@pytest.mark.parametrize("kind", ["pq", "dense", "two-level"])
+def test_a_change_is_served_without_opening_the_folder_as_if_it_had_been(copied, kind, monkeypatch):
+    folder = copied(kind)
+    model, opened = LiveModel(folder), []
+    old, before = model.current, best(model.current.recommender)
+    monkeypatch.setattr("everyitem.serve.version.load", lambda folder: opened.append(folder) or load(folder))
+    for delete in before[:3]:
+        model.change(
+            [NewItem(f"in place of {delete}", {"price": 3.0}, [delete]), NewItem("item-009", {}, [])], [delete]
+        )
+    model.close()
+    assert opened == []
+    served, stored = model.current, Version(folder)
+    assert served.name == stored.name
+    assert served.recommender.items.equals(stored.recommender.items)
+    options = {"k": 404, "exclude_seen": False}
+    answers = [version.recommender.recommend([HISTORY], **options) for version in (served, stored)]
+    assert answers[0].equals(answers[1])
+    assert served.problem() is stored.problem() is None
+    assert best(old.recommender) == before  # whoever was given the old version is answered by it
+    assert old.problem() is None
+
+
+def test_a_change_after_that_of_another_process_keeps_both(model, folder):
+    other = load(folder)
+    other.remove_items(HISTORY[:1])
+    with model._opening:  # not seen yet
+        other.save(folder)
+        changing = threading.Thread(target=model.change, args=([], HISTORY[1:2]))
+        changing.start()
+    changing.join()
+    left = set(load(folder).recommend([HISTORY], k=401, exclude_seen=False)["item_id"])
+    assert left.isdisjoint(HISTORY[:2])
+    assert HISTORY[2] in left
+
+
 def test_a_change_that_is_wrong_in_one_place_changes_nothing(model, folder):
     for upsert, delete in (
         ([NewItem("a", {}, [HISTORY[0]]), NewItem("b", {}, ["nope"])], []),

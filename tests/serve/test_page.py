@@ -265,8 +265,17 @@ def test_an_item_is_added_found_recommended_and_taken_back(page, site):
     dialog.get_by_label("price").fill("12.5")
     dialog.get_by_label("item id").fill("brand-new")
     dialog.get_by_label("title").fill("Brand new thing")
+    before, asked = page.locator("#model").text_content().split()[-1], []
+
+    def of_another_worker(route):  # which opens the change later
+        asked.append(route.fetch())
+        told = {"model_version": before} if len(asked) < 3 else {}
+        route.fulfill(response=asked[-1], json=asked[-1].json() | told)
+
+    page.route("**/v1/recommend", of_another_worker)
     dialog.get_by_role("button", name="Add").click()
     expect(page.locator("#toast")).to_contain_text("is in the catalogue")
+    assert len(asked) == 3
     page.get_by_label("SQL condition").fill("price = 12.5")
     expect(rows(page).filter(has_text="Brand new thing")).to_have_count(1)
     page.get_by_role("combobox", name="Someone met").fill("brand new")

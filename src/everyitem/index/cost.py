@@ -3,12 +3,12 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everyitem.index.arrangement import sample_queries
+from everyitem.index.arrangement import Arrangement, sample_queries
 from everyitem.index.state import State
 from everyitem.types import Floats
 
@@ -52,18 +52,19 @@ def timed(search: Callable[[Floats], object], items_U: NDArray[np.int64], query_
 
 
 class Clocks:
-    """One clock per k, for one catalogue; made when first asked for."""
+    """One clock per k, for one layout of a catalogue, whatever is added to it; made when first asked for."""
 
     def __init__(self) -> None:
-        self._made: tuple[Any, dict[int, Clock]] = (None, {})
+        self._made: tuple[Arrangement | None, dict[int, Clock]] = (None, {})
 
     def clock(self, state: State, k: int, codebooks_MdB: Floats) -> Clock:
         """What a search for k items costs in this catalogue, by timing it for sample queries."""
-        catalogue = state.catalogue
+        assert state.arranged
+        catalogue, layout = state.catalogue, state.arranged[0]
         timed_for, by_k = self._made  # together, as other threads may ask
-        if catalogue is not timed_for:
+        if layout is not timed_for:
             by_k = {}
-            self._made = catalogue, by_k
+            self._made = layout, by_k
         if k not in by_k:
             sample_SD = sample_queries(state.codes_IM, codebooks_MdB)
 

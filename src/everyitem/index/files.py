@@ -204,33 +204,37 @@ def collect_garbage(folder: str | Path) -> list[Path]:
     return gone
 
 
-def golden_answered(index: Any, folder: str | Path, version: str | None = None) -> bool:
-    """Whether an index as it was opened gives the answer that was recorded when this version was saved, to the bit.
-
-    A PQ index holds its codes twice, as rows and in blocks: both are asked.
+def recorded_golden(folder: str | Path, version: str | None = None) -> dict[str, Array]:
+    """The golden query of a version and its answer, as `save` recorded them; in memory.
 
     Raises:
-        ValueError: the version holds no golden query.
+        ValueError: the version holds no golden query, or is gone.
+    """
+    sections = open_version(folder, version=version, verify=False).sections
+    try:
+        return {name: np.array(sections[name]) for name in ("golden_query", "golden_items", "golden_scores")}
+    except KeyError as error:
+        raise ValueError(f"{folder}: section {error} is missing; {REMEDY}") from None
+
+
+def golden_answered(index: Any, recorded: Mapping[str, Array]) -> bool:
+    """Whether an index as it was opened gives the answer that was recorded when it was saved, to the bit.
+
+    A PQ index holds its codes twice, as rows and in blocks: both are asked.
     """
     from everyitem.index.beam import BeamIndex
     from everyitem.index.pq import PQIndex
 
-    try:
-        sections = open_version(folder, version=version, verify=False).sections
-        items, scores = sections["golden_items"], sections["golden_scores"]
-        answers = (
-            [index.golden()] if isinstance(index, BeamIndex) else [index.top_k(sections["golden_query"], GOLDEN_K)]
-        )
-    except KeyError as error:
-        raise ValueError(f"{folder}: section {error} is missing; {REMEDY}") from None
+    query, items, scores = (recorded[name] for name in ("golden_query", "golden_items", "golden_scores"))
+    answers = [index.golden()] if isinstance(index, BeamIndex) else [index.top_k(query, GOLDEN_K)]
     if isinstance(index, PQIndex):
-        answers.append(index.top_k(sections["golden_query"], GOLDEN_K, algorithm="pqtopk"))
+        answers.append(index.top_k(query, GOLDEN_K, algorithm="pqtopk"))
     return all(top.items.tobytes() + top.scores.tobytes() == items.tobytes() + scores.tobytes() for top in answers)
 
 
 def _check_answers(folder: str | Path, version: str | None) -> list[str]:
     try:
-        if golden_answered(load_index(folder, version=version), folder, version):
+        if golden_answered(load_index(folder, version=version), recorded_golden(folder, version)):
             return []
     except ValueError as error:
         return [str(error)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from everyitem.model_folder import Overtaken
-from everyitem.recommender import Recommender, load
+from everyitem.recommender import Recommender
 from everyitem.serve.metrics import RELOADS, SERVING
 from everyitem.serve.version import Version
 
@@ -105,25 +105,33 @@ class LiveModel:
 
         Raises:
             ValueError: an item or attribute is not as it must be; nothing has changed.
-            BlockingIOError: others were changing the folder all the time.
+            BlockingIOError: others were changing the folder all the time, or left it damaged.
 
-        Cost: opens the model and writes a version of its index: about a second per million items. Send many at once.
+        Cost: writes attributes and index: about a second per million items, for one change or a thousand.
         """
         with self._changing:
             until = time.monotonic() + CHANGE_SECONDS
             while True:
-                recommender = load(self._folder)
+                self.refresh()
+                if self.refused:
+                    raise BlockingIOError(f"the model folder cannot be changed: {self.refused}")
+                recommender = self.current.recommender.twin()
                 done = _changed(recommender, upsert, delete)
                 try:
-                    recommender.save(self._folder)
+                    self._save(recommender)
                     break
                 except (BlockingIOError, Overtaken) as error:
                     if time.monotonic() > until:
                         raise BlockingIOError(*error.args) from None
                     time.sleep(0.05)
         self._announce()
-        self.refresh()
         return done
+
+    def _save(self, recommender: Recommender) -> None:
+        with self._opening:  # what was written here need not be opened again
+            recommender.save(self._folder)
+            self._seen = _stamps(self._folder)
+            self._serve(Version(self._folder, recommender))
 
     def _serve(self, version: Version) -> None:
         old, self.current = self.current, version

@@ -53,22 +53,29 @@ class Hit(NamedTuple):
     looked_at: int | None
 
 
+def name_of(metadata: dict[str, Any]) -> str:
+    """What the version of a model folder with this metadata is called."""
+    index = (model_folder.index_version(metadata) or "v000000").split()[0]
+    return f"{index}-{metadata[model_folder.FINGERPRINTS]['recommender.json'][:12]}"
+
+
 class Version:
     """A model folder as it was at one moment; whatever happens to the folder, its answers stay the same.
 
     Args:
         folder: the model folder.
+        saved: what this process has just saved there; None: it is loaded, and verified to the byte.
 
     Raises:
         FileNotFoundError, ValueError: no model there, damaged, or its golden query is answered wrongly.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.recommender: Recommender = load(folder)
+    def __init__(self, folder: Path, saved: Recommender | None = None) -> None:
+        self.recommender: Recommender = saved or load(folder)
         metadata = self.recommender.metadata
-        self._folder, self._index_version = folder, model_folder.index_version(metadata)
-        digest = metadata[model_folder.FINGERPRINTS]["recommender.json"][:12]
-        self.name = f"{(self._index_version or 'v000000').split()[0]}-{digest}"
+        self._folder = folder
+        self._golden = files.recorded_golden(folder / "index", model_folder.index_version(metadata))
+        self.name = name_of(metadata)
         self._filters: OrderedDict[str, Bits] = OrderedDict()
         self._filtering = threading.Lock()
         self._start_us = 0.0
@@ -83,7 +90,7 @@ class Version:
 
     def problem(self) -> str | None:
         """Asks the golden query; None if its answer has the recorded ids and score bits."""
-        if files.golden_answered(self.index, self._folder / "index", self._index_version):
+        if files.golden_answered(self.index, self._golden):
             return None
         return f"{self._folder}: the golden query is answered wrongly; {files.REMEDY}"
 

@@ -4,6 +4,7 @@ import { element, found as drawFound, percent, shares as drawShares } from "./pi
 
 const $ = (id) => document.getElementById(id);
 const PATIENCE = 250; // ms of silence before a condition that is being typed counts
+const FOLLOWING = 10000; // milliseconds for all workers to serve a change
 const RETRY = 2000; // ms until a server that did not answer is asked again
 const HIDDEN = ["title", "name", "training_events"]; // attributes that are not among a row's details
 
@@ -104,6 +105,15 @@ async function update() {
     await updateFound(signal);
   } catch (error) {
     if (error.name !== "AbortError") fail(error);
+  }
+}
+
+// One worker of the server has made the change; another one may have to open it first.
+async function updateTo(changed) {
+  const number = (answer) => parseInt(answer.model_version.slice(1), 10);
+  const until = performance.now() + FOLLOWING;
+  for (await update(); number(shown) < number(changed) && performance.now() < until; await update()) {
+    await new Promise((go) => setTimeout(go, 100));
   }
 }
 
@@ -267,8 +277,9 @@ async function addItem(event) {
   const like = [...$("like").querySelectorAll(":checked")].map((input) => JSON.parse(input.value));
   if (id === undefined) { show($("add-error"), "The item needs an id."); return elements.item_id.focus(); }
   event.submitter.disabled = true;
+  let changed;
   try {
-    await ask("v1/items", { upsert: [{ item_id: id, fields: rest, like }], delete: [] });
+    changed = await ask("v1/items", { upsert: [{ item_id: id, fields: rest, like }], delete: [] });
   } catch (error) {
     return show($("add-error"), error.message);
   } finally {
@@ -276,14 +287,14 @@ async function addItem(event) {
   }
   $("add").close();
   known.set(keyOf(id), rest);
-  await update();
+  await updateTo(changed);
   const at = shown.items.find((item) => item.item_id === id)?.rank;
   document.querySelector(`#results > [data-id="${CSS.escape(keyOf(id))}"]`)?.classList.add("new");
   toast(`“${titleOf(id)}” is in the catalogue${at ? `, and number ${at} here` : "; search finds it"}.`, async () => {
-    await ask("v1/items", { upsert: [], delete: [id] });
+    const undone = await ask("v1/items", { upsert: [], delete: [id] });
     state.history = state.history.filter((other) => other !== id);
     renderHistory();
-    await update();
+    await updateTo(undone);
     toast(`“${titleOf(id)}” is no longer recommended.`);
   });
 }
