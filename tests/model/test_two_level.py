@@ -118,3 +118,12 @@ def test_it_learns_which_item_comes_after_which():
         optimiser.step()
     index = TwoLevelIndex(**items.arrays())
     assert index.top_k(hidden.detach().numpy(), 1).items[:, 0].tolist() == list(range(NUM_ITEMS))
+
+
+def test_products_inside_clusters_are_float32_where_training_is_bf16():
+    items = made()
+    hidden = HIDDEN.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = items.inside(hidden, TARGETS)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, items.inside(hidden.float(), TARGETS))

@@ -32,7 +32,7 @@ from everyitem.model.train import computes_in_bf16
 
 Tokenizer = PreTrainedTokenizerBase
 _from_pretrained: Any = AutoModelForCausalLM.from_pretrained  # its annotation knows not all that it returns
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 ITEM = "{item}"
 """Where an item stands in a prompt."""
 PLAIN_UP_TO = 512

@@ -80,11 +80,12 @@ class TwoLevelItems(nn.Module):
         first = torch.repeat_interleave(self.starts[asked] - (sizes.cumsum(0) - sizes), sizes)
         vectors = self(self.members[first + torch.arange(len(first), device=first.device)])
         places = self.rows[targets_N] - self.starts[self.cluster_of[targets_N]]
-        rows = counts.tolist()
-        groups = zip(
-            *(torch.split(x, n) for x, n in ((hidden_ND, rows), (vectors, sizes.tolist()), (places, rows))), strict=True
-        )
-        losses = [F.cross_entropy(self.capped(h @ v.T), place, reduction="sum") for h, v, place in groups]
+        rows, members = counts.tolist(), sizes.tolist()
+        # in float32: for bf16 the CPU's library compiles products anew for every shape, and every cluster has its own
+        parts = (hidden_ND.float(), rows), (vectors.float(), members), (places, rows)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            groups = zip(*(torch.split(values, numbers) for values, numbers in parts), strict=True)
+            losses = [F.cross_entropy(self.capped(h @ v.T), place, reduction="sum") for h, v, place in groups]
         return torch.stack(losses).sum() if losses else hidden_ND.sum()
 
     def scores(self, hidden_ND: Tensor, ids: Tensor) -> Tensor:
