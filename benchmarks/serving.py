@@ -13,6 +13,7 @@ IndexPQ).
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,6 +21,8 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +66,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, nargs="*", default=[100.0, 200.0])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--reloads", type=int, default=20)
+    parser.add_argument(
+        "--reload-seconds", type=float, default=600.0, help="after so long no more versions are written"
+    )
     parser.add_argument("--sigterms", type=int, default=5)
     parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
@@ -76,9 +82,9 @@ def main() -> None:
             for row in getattr(bench, step)():
                 rows.append(row)
                 console.print(shown(rows[-1:]))
+                if args.record:
+                    record([list(row.values())], "serving", COLUMNS)
     console.print(shown(rows))
-    if args.record:
-        console.print(f"recorded in {record([row.values() for row in rows], 'serving', COLUMNS)}")
 
 
 class Bench:
@@ -126,9 +132,9 @@ class Bench:
             resident = server.resident_mb()
             oracles: dict[str, list[list[Any]]] = {}
             done = threading.Event()
-            changing = threading.Thread(
-                target=change, args=(self.folder, self.args.reloads, histories, oracles, server, done)
-            )
+            until = time.monotonic() + self.args.reload_seconds
+            turns = itertools.takewhile(lambda _: time.monotonic() < until, range(self.args.reloads))
+            changing = threading.Thread(target=change, args=(self.folder, turns, histories, oracles, server, done))
             changing.start()
             answers: list[Answer] = []
             while not done.is_set():
@@ -137,7 +143,7 @@ class Bench:
             mixed = sum(not is_of_its_version(a, oracles, len(bodies)) for a in answers if a.status == 200)
             seen = len({a.content["model_version"] for a in answers if a.status == 200})
             grown = f"RSS {resident:.0f} -> {server.resident_mb():.0f} MB"
-            note = f"{self.args.reloads} versions, {seen} seen in answers, {mixed} mixed, {grown}"
+            note = f"{len(oracles)} versions, {seen} seen in answers, {mixed} mixed, {grown}"
             yield self.row("reload", answers, len(answers) / rate, rate, note)
 
     def sigterm(self) -> Any:
@@ -145,8 +151,8 @@ class Bench:
         lost, all_answers, rate = 0, [], self.args.rate[0]
         for _ in range(self.args.sigterms):
             with Server(self.folder, self.args.workers) as server:
-                threading.Timer(2.0, server.process.send_signal, (signal.SIGTERM,)).start()
-                answers = asyncio.run(open_loop(server.port, self.bodies, rate, 3.0))
+                threading.Timer(1.0, server.process.send_signal, (signal.SIGTERM,)).start()
+                answers = asyncio.run(open_loop(server.port, self.bodies, rate, 1.5))
                 assert server.process.wait(30) == 0
                 arrived = {a.content["request_id"] for a in answers if a.status == 200}
                 lost += len(server.answered() - arrived)
@@ -199,7 +205,12 @@ def check(port: int, bodies: list[bytes], histories: list[list[Any]], recommende
 
 
 def change(
-    folder: Path, times: int, histories: list[list[Any]], oracles: dict[str, list[list[Any]]], server: Server, done: Any
+    folder: Path,
+    turns: Iterable[int],
+    histories: list[list[Any]],
+    oracles: dict[str, list[list[Any]]],
+    server: Server,
+    done: Any,
 ) -> None:
     """Write version after version, each once the one before is served, and note what each must answer."""
     whole, some = load(folder), load(folder)
@@ -207,13 +218,15 @@ def change(
     some.remove_items(best)
     expected = [ranked(whole, histories), ranked(some, histories)]
     oracles[name_of(whole.metadata)] = expected[0]
-    for number in range(times):
+    for number in turns:
         written, other = (whole, some) if number % 2 else (some, whole)
         written.save(folder)
         other.metadata = written.metadata  # it may be saved next: nobody else has changed the folder
         name = name_of(written.metadata)
         oracles[name] = expected[1 - number % 2]
         server.wait_for_version(name)
+    whole.save(folder)  # as it was before
+    oracles[name_of(whole.metadata)] = expected[0]
     done.set()
 
 
