@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from everyitem.model_folder import Overtaken
+from everyitem.model_folder import Overtaken, read_metadata
 from everyitem.recommender import Recommender
 from everyitem.serve.metrics import RELOADS, SERVING
 from everyitem.serve.version import Version
@@ -130,8 +130,10 @@ class LiveModel:
     def _save(self, recommender: Recommender) -> None:
         with self._opening:  # what was written here need not be opened again
             recommender.save(self._folder)
-            self._seen = _stamps(self._folder)
-            self._serve(Version(self._folder, recommender))
+            stamps, version = _stamps(self._folder), Version(self._folder, recommender)
+            if read_metadata(self._folder) == recommender.metadata:  # else another process came after us
+                self._seen = stamps
+            self._serve(version)
 
     def _serve(self, version: Version) -> None:
         old, self.current = self.current, version
