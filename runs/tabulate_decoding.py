@@ -12,9 +12,9 @@ HEAD = """
 Made by `EVERYITEM_DATA=... runs/efficient_ids.sh WORK <data set> decoding` (`benchmarks/decoding.py`): the same
 backbone and split for all rows of a data set, vectors alone. Single-step models answer in one pass and search an index;
 semantic ids and titles are written token by token, with kept keys and values and beams that share their prompt. One
-user at a time on one thread, history in, top-10 out, all ways in turns; the ratio is to the fastest single-step way.
-Passes: calls of the model per recommendation. Proved: users for whom no better item exists, as the search itself says;
-found: share of the exact top-10 that it holds.
+user at a time on one thread, history in, top-10 out, in turns of twenty users; the ratio is to the fastest single-step
+way. Passes: calls of the model per recommendation. Proved: users for whom no better item exists, as the search itself
+says; found: share of the exact top-10 that it holds.
 
 """
 METRICS = ("ndcg@10", "recall@10")

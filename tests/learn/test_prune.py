@@ -41,10 +41,11 @@ def language_model_folder(tiny_log, tmp_path_factory):
 
 
 def test_prune_writes_a_plain_checkpoint(works, language_model_folder, tiny_log, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     out = tmp_path / "out"
     table = works("prune", language_model_folder, out, "--log", tiny_log, *SIZES, *SHORT)
     assert "heads and hidden cut" in table
+    assert "…" not in table
     assert "NDCG@20" in table
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert (model.config.hidden_size, model.config.num_hidden_layers, model.config.intermediate_size) == (16, 2, 24)
@@ -60,7 +61,7 @@ def test_prune_writes_a_plain_checkpoint(works, language_model_folder, tiny_log,
 
 
 def test_a_dry_run_only_says_sizes(works, language_model_folder, tiny_log, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     command = ("prune", language_model_folder, tmp_path / "out", "--log", tiny_log, *SIZES, "--dry-run")
     lines = json.loads(works(*command, "--json"))["stages"]
     assert [line["layers"] for line in lines] == [3, 3, 3, 2]
@@ -115,3 +116,10 @@ def test_folders_without_model_or_titles_are_refused(refused, language_model_fol
         "prune", language_model_folder, tmp_path / "out", "--log", tmp_path / "plain.parquet", "--drop-layers", 1
     )
     assert "and no title; add one to items.parquet" in said
+
+
+def test_a_folder_with_something_else_is_not_written_to(refused, language_model_folder, tiny_log, tmp_path):
+    (tmp_path / "recommender.json").write_text("{}")
+    said = refused("prune", language_model_folder, tmp_path, "--log", tiny_log, "--drop-layers", 1)
+    assert "not of a pruning by everyitem, so it is not overwritten" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["recommender.json"]

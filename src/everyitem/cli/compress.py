@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -52,28 +53,25 @@ def _sizes_table(lines: list[dict[str, Any]]) -> Table:
 
 
 def _report_table(report: dict[str, Any]) -> Table:
-    table = Table(title="pruned; inside: parameters without the embeddings, ms: to read one row")
+    table = Table(
+        title="pruned; inside: parameters without the embeddings, ppl: perplexity, ms: to read one row",
+        box=box.SIMPLE_HEAD,  # narrow: it fits into 80 columns
+    )
     asked = "users" in report["before"]
-    for name in (
-        "model",
-        "parameters",
-        "inside",
-        "share",
-        "perplexity",
-        "ms",
-        *(("HR@20", "NDCG@20") if asked else ()),
-    ):
-        table.add_column(name, justify="left" if name == "model" else "right")
+    names = ("parameters", "inside", "ppl", "ms", *(("HR@20", "NDCG@20") if asked else ()))
+    table.add_column("model", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     lines = [("uncut", report["before"])]
     for stage in report["stages"]:
-        what = " and ".join(stage["parts"])
-        lines.append((f"{what} cut", stage["cut"]))
+        parts = stage["parts"]
+        lines.append((f"{' and '.join(parts) if len(parts) < 3 else 'everything'} cut", stage["cut"]))
         if "restored" in stage:
             lines.append(("  restored", stage["restored"]))
     whole = report["before"]["parameters_without_embeddings"]
     for name, line in lines:
-        inside = line["parameters_without_embeddings"]
-        cells = (f"{line['parameters']:,}", f"{inside:,}", f"{inside / whole:.1%}", f"{line['perplexity']:.2f}")
+        share = line["parameters_without_embeddings"] / whole
+        cells = (f"{line['parameters']:,}", f"{share:.1%}", f"{line['perplexity']:,.2f}")
         found = [f"{line[metric]['value']:.4f}" for metric in ("hr@20", "ndcg@20") if asked]
         table.add_row(name, *cells, f"{line['prefill_ms']['median']:.1f}", *found)
     return table

@@ -112,6 +112,8 @@ def prune(
     """
     settings = {name: value for name, value in locals().items() if name not in _NOT_SETTINGS}
     _check(settings, {"threads": threads})
+    if not dry_run:
+        _check_out(Path(out))
     if (Path(model) / "recommender.json").is_file():
         _check_for_items(settings)
         from everyitem.learn.shrink import prune_item_model
@@ -120,6 +122,12 @@ def prune(
     from everyitem.learn.pruning import prune_text_model
 
     return prune_text_model(Path(model), Path(out), log, settings, threads=threads, show=show)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds anything but a pruning."""
+    if out.exists() and any(out.iterdir()) and not (out / "stages").is_dir():
+        raise ValueError(f"{out}: not of a pruning by everyitem, so it is not overwritten; choose another folder")
 
 
 def _check_for_items(settings: dict[str, Any]) -> None:

@@ -43,8 +43,6 @@ def prune_item_model(model: Path, out: Path, log: Log, settings: dict[str, Any],
     keep = _sizes(backbone, settings)
     if settings["dry_run"]:
         return {"stages": [{"stage": name, **sizes} for name, sizes in (("uncut", _shape(backbone)), ("cut", keep))]}
-    if out.exists() and any(out.iterdir()) and not (out / "stages").is_dir():
-        raise ValueError(f"{out}: not of a pruning by everyitem, so it is not overwritten; choose another folder")
     parts, table = split_for(recommender, log), items_of(recommender)
     rows = windows(parts.train.histories, backbone.length)
     asked = _questions(parts, backbone, settings)
