@@ -124,7 +124,7 @@ def extended(items: pl.DataFrame, new: pl.DataFrame, *, given: dict[str, Any]) -
     ids = rows["item_id"]
     if ids.null_count() or ids.n_unique() < len(ids) or ids.is_in(items["item_id"].implode()).any():
         raise ValueError("an item_id is null, given twice or already in the catalogue; ids must be new and unique")
-    return pl.concat([items, rows], how="diagonal")
+    return pl.concat([items, rows], how="diagonal", rechunk=True)  # a thousand changes are not a thousand pieces
 
 
 def updated(items: pl.DataFrame, changed: pl.DataFrame, *, kept: list[str]) -> pl.DataFrame:

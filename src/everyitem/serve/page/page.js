@@ -110,7 +110,7 @@ async function update() {
 
 // One worker of the server has made the change; another one may have to open it first.
 async function updateTo(changed) {
-  const number = (answer) => parseInt(answer.model_version.slice(1), 10);
+  const number = ({ model_version: version }) => parseInt(version?.slice(1) ?? 0, 10);
   const until = performance.now() + FOLLOWING;
   for (await update(); number(shown) < number(changed) && performance.now() < until; await update()) {
     await new Promise((go) => setTimeout(go, 100));
