@@ -56,7 +56,7 @@ def test_attributes_with_markup_gaps_and_our_names_are_shown_as_they_are(works, 
     folder = copied("pq")
     model = load(folder)
     odd = pl.lit("[red]odd[/red] [/]").alias("title"), pl.lit(float("nan")).alias("price"), pl.lit("x").alias("score")
-    model._use(model.items.with_columns(odd))
+    model._use(model.items.with_columns(odd), model._ids)
     model.save(folder)
     folder = folder.rename(folder.with_name("model [1]"))  # also a pattern for file names
     monkeypatch.setenv("COLUMNS", "400")
