@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstring>
 #include <mutex>
-#include <numeric>
 #include <span>
 
 #include "dispatch.h"
@@ -14,6 +13,7 @@ namespace everyitem {
 namespace {
 
 constexpr int64_t kChunk = 256;                // blocks between two looks at the threshold and the clock
+constexpr int64_t kFirstChunk = 16;            // while the first threshold rises
 constexpr int64_t kCached = int64_t{1} << 24;  // bytes
 constexpr int64_t kSampleEvery = 256;          // of so many blocks ...
 constexpr int64_t kSampled = 4;                // ... so many tell a first threshold
@@ -72,7 +72,7 @@ bool BlockSearch::start(Plan plan, int threads) {
     seed(by_bounds);
     for (size_t p = 1; p < index_.parts.size(); ++p)
         scan_in_order(index_.parts[p], 0, num_blocks(index_.parts[p]), true);
-    if (!by_bounds || most_survive(base)) return !stopped_;
+    if (!by_bounds || !find_promising(base)) return !stopped_;
     visit_best_first(base, threads);
     return false;
 }
@@ -82,7 +82,12 @@ int64_t BlockSearch::predict() {
     const Blocks& base = index_.parts.front();
     const bool by_bounds = prunes(Plan::best);
     seed(by_bounds);
-    int64_t blocks = by_bounds && !most_survive(base) ? std::ssize(work_.bounds.found().nodes) : num_blocks(base);
+    int64_t blocks = num_blocks(base);
+    if (by_bounds && find_promising(base)) {
+        if (!work_.bounds.found_blocks())
+            work_.bounds.find_below(base, filter_of(base), work_.ranked.nodes(), gaps_.cut(threshold()));
+        blocks = std::ssize(work_.bounds.found().nodes());
+    }
     for (size_t p = 1; p < index_.parts.size(); ++p) blocks += num_blocks(index_.parts[p]);
     return std::min(blocks * 64, index_.num_items);
 }
@@ -101,8 +106,10 @@ void BlockSearch::seed(bool by_bounds) {
 }
 
 void BlockSearch::seed_by_bounds(const Blocks& part) {
-    work_.bounds.find_best(gaps_, part, filter_of(part), std::max<int64_t>(kSeedBlocks, 4 * request_.k / 64));
-    const std::vector<int32_t>& blocks = work_.bounds.found().nodes;
+    const int64_t seeds = part.count() > index_.whole_level ? 4 * kSeedBlocks : kSeedBlocks;
+    work_.bounds.find_best(gaps_, part, filter_of(part), std::max(seeds, 4 * request_.k / 64));
+    work_.ranked.rank(work_.bounds.found());  // the best first, so that the others meet a high threshold
+    const std::span<const int32_t> blocks = work_.ranked.nodes();
     for (int64_t n = 0; n < std::ssize(blocks); ++n) find(part, blocks.data() + n, 0, 1, std::ssize(blocks) - n);
 }
 
@@ -160,9 +167,14 @@ void BlockSearch::score_listed(const Codes& run, const int32_t* listed, int64_t 
     scored_ += count;
 }
 
-// Leaves the blocks that survive in work_.bounds, unless they are too many.
-bool BlockSearch::most_survive(const Blocks& part) {
-    return !work_.bounds.find_within(gaps_, part, filter_of(part), cut(), index_.whole_level);
+// Ranks the blocks that survive, or the nodes of 64 above them; false, if so many do that reading all is faster.
+bool BlockSearch::find_promising(const Blocks& part) {
+    Bounds& bounds = work_.bounds;
+    if (!bounds.find_within(gaps_, part, filter_of(part), cut(), index_.whole_level)) return false;
+    work_.ranked.rank(bounds.found());
+    if (bounds.found_blocks()) return true;
+    bounds.cover(part.levels.front(), gaps_);
+    return !bounds.most_below(part, filter_of(part), work_.ranked.nodes(), cut());
 }
 
 void BlockSearch::scan(int64_t first, int64_t last, int threads, bool fresh) {
@@ -181,7 +193,8 @@ void BlockSearch::scan_in_order(const Blocks& part, int64_t first, int64_t last,
     // from memory it pays to ask early, from a cache it only costs
     const bool beyond_cache = fresh && part.count() * 64 * index_.codebooks.num_splits > kCached;
     const SlotFilter::Part* filter = filter_of(part);
-    int64_t chunk = threshold() == kNothing ? kSampled : kChunk;  // until then, every item is a candidate
+    int64_t chunk = first ? kChunk : kFirstChunk;
+    if (threshold() == kNothing) chunk = kSampled;  // until then, every item is a candidate
     while (first < last && !stopped_) {
         const int64_t count = std::min(chunk, last - first);
         find(part, filter ? filter->blocks.data() : nullptr, first, count, beyond_cache ? last - first : 0);
@@ -194,29 +207,41 @@ void BlockSearch::scan_in_order(const Blocks& part, int64_t first, int64_t last,
 }
 
 void BlockSearch::visit_best_first(const Blocks& part, int threads) {
-    constexpr int64_t kTogether = 32;
-    const auto& [blocks, sums] = work_.bounds.found();
-    int64_t places[257] = {};
-    for (const uint8_t sum : sums) ++places[sum + 1];
-    std::partial_sum(places, places + 257, places);
-    std::vector<int32_t>& sorted = work_.sorted;
-    sorted.resize(blocks.size());
-    int64_t free[256];
-    std::copy_n(places, 256, free);
-    for (size_t n = 0; n < blocks.size(); ++n) sorted[free[sums[n]]++] = blocks[n];
-
+    const bool blocks = work_.bounds.found_blocks();
+    const int64_t enough = blocks ? kWorthAThread : kWorthAThread / 16;
     std::atomic<int64_t> next{0};
-    share_out(std::ssize(sorted) > kWorthAThread ? threads : 1, [&](BlockSearch& one) {
-        for (;;) {
-            const int64_t n = next.fetch_add(kTogether), end = places[one.cut() + 1];
-            if (n >= end) return;
-            if (n > 0 && request_.expired()) {
-                const auto sum = std::upper_bound(places, places + 257, n) - places - 1;
-                return one.stop(gaps_.bound(static_cast<int>(sum)));
-            }
-            one.find(part, sorted.data(), n, std::min(kTogether, end - n), end - n);
-        }
+    share_out(std::ssize(work_.ranked.nodes()) > enough ? threads : 1, [&](BlockSearch& one) {
+        blocks ? one.visit_blocks(part, work_.ranked, next) : one.visit_below(part, work_.ranked, next);
     });
+}
+
+void BlockSearch::visit_blocks(const Blocks& part, const Ranked& ranked, std::atomic<int64_t>& next) {
+    constexpr int64_t kTogether = 32;
+    for (;;) {
+        const int64_t n = next.fetch_add(kTogether), end = ranked.count_within(cut());
+        if (n >= end) return;
+        if (n > 0 && request_.expired()) return stop(gaps_.bound(ranked.sum(n)));
+        find(part, ranked.nodes().data(), n, std::min(kTogether, end - n), end - n);
+    }
+}
+
+// Some nodes at a time, and below them the blocks, so that the next nodes meet a higher threshold.
+void BlockSearch::visit_below(const Blocks& part, const Ranked& ranked, std::atomic<int64_t>& next) {
+    constexpr int64_t kTogether = 64;
+    work_.bounds.cover(part.levels.front(), gaps_);
+    for (;;) {
+        const int64_t n = next.fetch_add(kTogether);
+        const int limit = cut();
+        const int64_t end = ranked.count_within(limit);
+        if (n >= end) return;
+        if (n > 0 && request_.expired()) return stop(gaps_.bound(ranked.sum(n)));
+        const auto some =
+            ranked.nodes().subspan(static_cast<size_t>(n), static_cast<size_t>(std::min(kTogether, end - n)));
+        work_.bounds.find_below(part, filter_of(part), some, limit);
+        work_.below.rank(work_.bounds.found());
+        std::atomic<int64_t> first{0};
+        visit_blocks(part, work_.below, first);
+    }
 }
 
 // Calls `search` with this, or with one helper per thread, which takes from this what it knows and gives what it finds.

@@ -18,8 +18,8 @@ enum class Plan { flat, pruned, best };
 struct Work {
     std::vector<float> table, recoded;
     std::vector<Hit> hits;
-    std::vector<int32_t> sorted;
     Bounds bounds;
+    Ranked ranked, below;
 };
 
 class BlockSearch {
@@ -49,9 +49,11 @@ class BlockSearch {
     bool few_allowed() const;
     void score_allowed();
     void score_listed(const Codes& run, const int32_t* listed, int64_t count);
-    bool most_survive(const Blocks& part);
+    bool find_promising(const Blocks& part);
     void scan_in_order(const Blocks& part, int64_t first, int64_t last, bool fresh);
     void visit_best_first(const Blocks& part, int threads);
+    void visit_blocks(const Blocks& part, const Ranked& ranked, std::atomic<int64_t>& next);
+    void visit_below(const Blocks& part, const Ranked& ranked, std::atomic<int64_t>& next);
     template <class Search>
     void share_out(int threads, Search search);
     void find(const Blocks& part, const int32_t* chosen, int64_t first, int64_t count, int64_t known);

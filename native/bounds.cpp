@@ -1,127 +1,118 @@
 #include "bounds.h"
 
 #include <algorithm>
-#include <bit>
+#include <numeric>
+#include <utility>
 
 #include "dispatch.h"
 
 namespace everyitem {
 namespace {
 
-constexpr int64_t kBoundsSampled = 16;  // one group of 64 bounds in so many tells whether the others pay
-constexpr int64_t kSeedNodes = 8;
-constexpr int64_t kMostSurviving = 3;  // where more than one block in so many survives, all are read
+constexpr int64_t kSampleEvery = 16;  // one group of 64 bounds in so many tells whether the others pay
+
+// Where more than two blocks in three survive, reading all is faster.
+bool are_most(int64_t survive, int64_t of) { return 3 * survive > 2 * of; }
 
 }  // namespace
 
+void Promising::find(const Level& level, const int32_t* groups, int64_t num_groups, ByteTables least, int limit) {
+    const auto room = static_cast<size_t>(num_groups + 1) * 64;
+    if (nodes_.size() < room) nodes_.resize(room), sums_.resize(room);
+    count_ = static_cast<size_t>(kernels().nodes({level.codes, groups, num_groups, num_groups}, level.count, least,
+                                                 static_cast<uint8_t>(limit), nodes_.data(), sums_.data()));
+}
+
+void Ranked::rank(const Promising& found) {
+    std::fill_n(ends_, 256, 0);
+    for (const uint8_t sum : found.sums()) ++ends_[sum];
+    int64_t next[256];
+    std::exclusive_scan(ends_, ends_ + 256, next, int64_t{0});
+    std::partial_sum(ends_, ends_ + 256, ends_);
+    nodes_.resize(std::max(nodes_.size(), found.nodes().size()));
+    for (size_t n = 0; n < found.nodes().size(); ++n) nodes_[next[found.sums()[n]]++] = found.nodes()[n];
+}
+
+int Ranked::sum(int64_t n) const { return static_cast<int>(std::upper_bound(ends_, ends_ + 256, n) - ends_); }
+
 void Bounds::find_best(const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter, int64_t wanted) {
-    const auto& levels = part.levels;
-    start_at(levels.back());
-    for (auto height = std::ssize(levels) - 1; height >= 0; --height) {
-        cover(levels[height], gaps);
-        descend(levels[height], kLargestCut);
-        if (height == 0 && filter) keep_live(*filter);
-        height ? keep_best(kSeedNodes, 2 * kSeedNodes) : keep_best(wanted, 3 * wanted);
-        if (height) groups_.swap(found_.nodes);
+    const int64_t nodes = wanted / 2;  // of every height
+    auto height = std::ssize(part.levels) - 1;
+    cover(part.levels[height], gaps);
+    find_all(part.levels[height], kLargestCut);
+    while (height-- > 0) {
+        keep_best(nodes, 2 * nodes);
+        descend(part.levels[height], gaps, kLargestCut);
     }
-    // the best first, so that the others meet a high threshold
-    ranked_.clear();
-    for (size_t n = 0; n < found_.nodes.size(); ++n) ranked_.emplace_back(found_.sums[n], found_.nodes[n]);
-    std::sort(ranked_.begin(), ranked_.end());
-    for (size_t n = 0; n < ranked_.size(); ++n) found_.nodes[n] = ranked_[n].second;
+    keep_live(filter);
+    keep_best(wanted, 3 * wanted);
 }
 
 bool Bounds::find_within(const Gaps& gaps, const Blocks& part, const SlotFilter::Part* filter, int limit,
                          int64_t whole_level) {
     const auto& levels = part.levels;
+    height_ = levels.size() > 1 && levels.front().count > whole_level ? 1 : 0;
     auto height = std::ssize(levels) - 1;
-    while (height > 0 && levels[height - 1].count <= whole_level) --height;
+    while (height > height_ && levels[height - 1].count <= whole_level) --height;
     cover(levels[height], gaps);
     if (height == 0 && most_within(levels.front(), limit)) return false;
-    start_at(levels[height]);
-    descend(levels[height], limit);
-    while (height > 0) {
-        groups_.swap(found_.nodes);
-        cover(levels[--height], gaps);
-        descend(levels[height], limit);
-    }
-    if (filter) keep_live(*filter);
-    return std::ssize(found_.nodes) * kMostSurviving <= (filter ? std::ssize(filter->blocks) : part.count());
+    find_all(levels[height], limit);
+    while (height > height_) descend(levels[--height], gaps, limit);
+    if (height_ > 0) return true;
+    keep_live(filter);
+    return !are_most(std::ssize(found_.nodes()), filter ? std::ssize(filter->blocks) : part.count());
 }
 
 // By a sample: a query that no bound can help should not pay for all of them.
 bool Bounds::most_within(const Level& level, int limit) {
-    if (level.count < 64 * kBoundsSampled) return false;
-    start_at(level, kBoundsSampled);
-    const int64_t asked = std::ssize(groups_) * 64;
-    descend(level, limit);
-    return std::ssize(found_.nodes) * kMostSurviving > asked;
+    if (level.count < 64 * kSampleEvery) return false;
+    sample_.clear();
+    for (int64_t group = 0; group < (level.count + 63) / 64; group += kSampleEvery)
+        sample_.push_back(static_cast<int32_t>(group));
+    found_.find(level, sample_.data(), std::ssize(sample_), least(), limit);
+    return are_most(std::ssize(found_.nodes()), std::ssize(sample_) * 64);
 }
 
-// All groups of nodes of a level, or every step-th.
-void Bounds::start_at(const Level& level, int64_t step) {
-    groups_.clear();
-    for (int64_t group = 0; group < (level.count + 63) / 64; group += step)
-        groups_.push_back(static_cast<int32_t>(group));
+bool Bounds::most_below(const Blocks& part, const SlotFilter::Part* filter, std::span<const int32_t> nodes, int limit) {
+    if (2 * std::ssize(nodes) < part.levels[1].count) return false;
+    sample_.clear();
+    for (size_t n = 0; n < nodes.size(); n += kSampleEvery) sample_.push_back(nodes[n]);
+    find_below(part, filter, sample_, limit);
+    return are_most(std::ssize(found_.nodes()) * kSampleEvery, filter ? std::ssize(filter->blocks) : part.count());
 }
 
-// What the covers of a level lose at least.
+void Bounds::find_below(const Blocks& part, const SlotFilter::Part* filter, std::span<const int32_t> nodes, int limit) {
+    found_.find(part.levels.front(), nodes.data(), std::ssize(nodes), least(), limit);
+    keep_live(filter);
+}
+
 void Bounds::cover(const Level& level, const Gaps& gaps) {
     num_splits_ = gaps.tables().num_splits;
     kernels().least_in_covers(gaps.tables().gaps, level.covers.data(), num_splits_, least_.data(), nibbles_.data());
 }
 
-// The nodes of these groups that lose at most `limit`, and what they lose: as much as the best item below them could
-// lose at least.
-void Bounds::descend(const Level& level, int limit) {
-    sums_.resize(groups_.size() * 64);
-    masks_.resize(std::max(masks_.size(), groups_.size()));
-    const bool all = std::ssize(groups_) == (level.count + 63) / 64;
-    kernels().sums({level.codes, all ? nullptr : groups_.data(), std::ssize(groups_), std::ssize(groups_)},
-                   {least_.data(), nibbles_.data(), num_splits_}, static_cast<uint8_t>(limit), masks_.data(),
-                   sums_.data());
-    found_.nodes.resize(groups_.size() * 64);
-    found_.sums.resize(groups_.size() * 64);
-    int32_t* node = found_.nodes.data();
-    uint8_t* sum = found_.sums.data();
-    for (size_t g = 0; g < groups_.size(); ++g) {
-        uint64_t mask = masks_[g];
-        if (const int64_t left = level.count - groups_[g] * int64_t{64}; left < 64) mask &= (uint64_t{1} << left) - 1;
-        for (; mask; mask &= mask - 1) {
-            const int i = std::countr_zero(mask);
-            *node++ = groups_[g] * 64 + i;
-            *sum++ = sums_[g * 64 + i];
-        }
-    }
-    found_.nodes.resize(static_cast<size_t>(node - found_.nodes.data()));
-    found_.sums.resize(found_.nodes.size());
+void Bounds::find_all(const Level& level, int limit) {
+    found_.find(level, nullptr, (level.count + 63) / 64, least(), limit);
+}
+
+// From the nodes that were found to those below them.
+void Bounds::descend(const Level& level, const Gaps& gaps, int limit) {
+    std::swap(above_, found_);
+    cover(level, gaps);
+    found_.find(level, above_.nodes().data(), std::ssize(above_.nodes()), least(), limit);
 }
 
 // Keeps the `wanted` best of what was found, or more where the last is tied, but at most `most`.
 void Bounds::keep_best(int64_t wanted, int64_t most) {
     int64_t histogram[256] = {};
-    for (const uint8_t sum : found_.sums) ++histogram[sum];
+    for (const uint8_t sum : found_.sums()) ++histogram[sum];
     int limit = 0;
     for (int64_t seen = histogram[0]; seen < wanted && limit < 255;) seen += histogram[++limit];
-    int64_t kept = 0;
-    for (size_t n = 0; n < found_.nodes.size() && kept < most; ++n)
-        if (found_.sums[n] <= limit) {
-            found_.nodes[kept] = found_.nodes[n];
-            found_.sums[kept++] = found_.sums[n];
-        }
-    found_.nodes.resize(static_cast<size_t>(kept));
-    found_.sums.resize(static_cast<size_t>(kept));
+    found_.keep([=](int32_t, uint8_t sum) { return sum <= limit; }, static_cast<size_t>(most));
 }
 
-void Bounds::keep_live(const SlotFilter::Part& filter) {
-    size_t kept = 0;
-    for (size_t n = 0; n < found_.nodes.size(); ++n) {
-        if (!filter.live[found_.nodes[n]]) continue;
-        found_.nodes[kept] = found_.nodes[n];
-        found_.sums[kept++] = found_.sums[n];
-    }
-    found_.nodes.resize(kept);
-    found_.sums.resize(kept);
+void Bounds::keep_live(const SlotFilter::Part* filter) {
+    if (filter) found_.keep([=](int32_t block, uint8_t) { return filter->live[block] != 0; });
 }
 
 }  // namespace everyitem

@@ -13,8 +13,10 @@ std::vector<const Kernels*> available() {
     std::vector<const Kernels*> found{&scalar_kernels};
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) found.push_back(&avx2_kernels);
-    // byte permutes (VBMI) came with Ice Lake and Zen 4; an older AVX-512 CPU is better served by AVX2
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi")) found.push_back(&avx512_kernels);
+    // byte permutes and compression came with Ice Lake and Zen 4; an older AVX-512 CPU is better served by AVX2
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vbmi2"))
+        found.push_back(&avx512_kernels);
 #elif defined(__aarch64__)
     found.push_back(&neon_kernels);
 #endif

@@ -11,7 +11,7 @@ struct Extent {
 };
 
 // What every code of a split costs, in bytes: (num_splits, 256), and the least cost of every 16 neighbouring codes,
-// (num_splits, 16), which is all that a CPU without a 256-entry byte lookup can ask quickly.
+// (num_splits, 16), which is all that a CPU without a 256-entry byte lookup can ask quickly; others do not fill it.
 struct ByteTables {
     const uint8_t* gaps;
     const uint8_t* nibbles;
@@ -76,8 +76,10 @@ struct Kernels {
     // The items whose byte sum is at most `cut`: blocks that have any, their number is returned.
     int64_t (*find)(BlockList list, ByteTables tables, uint8_t cut, Hit* hits);
 
-    // The same for all blocks, and sums[64 n + i]: that byte sum, where bit i of masks[n] is set.
-    void (*sums)(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks, uint8_t* sums);
+    // The nodes, and their byte sums, that are at most `cut`; their number is returned. Group g of the list holds nodes
+    // 64 g to 64 g + 63, as far as there are so many. Both arrays have room for 64 more than the groups hold.
+    int64_t (*nodes)(BlockList groups, int64_t num_nodes, ByteTables tables, uint8_t cut, int32_t* nodes,
+                     uint8_t* sums);
 };
 
 extern const Kernels scalar_kernels;

@@ -2,7 +2,8 @@
 //   Vec    width floats: load, broadcast, store, + and *
 //   look_up(table, codes, out) for 64 codes in a table of 256 bytes
 //   Split  a split's byte table, in registers where there are enough: load(gaps, nibbles)
-//   Sums   64 byte sums: add(split, codes), at_most(cut) as a mask, store; `exact`, or made of nibble minima only
+//   Sums   64 byte sums: add(split, codes), at_most(cut) as a mask, store; `exact`, or made of nibble minima only;
+//          compress(mask, first, nodes, sums) where the CPU can: those of the mask, side by side, and their numbers
 // No standard library here: a shared inline function would carry this file's CPU flags elsewhere.
 
 namespace {
@@ -216,7 +217,7 @@ void quantise(const float* table, const float* maxima, int num_splits, float sca
             const float gap = (largest - table[b]) * scale;
             gaps[b] = static_cast<uint8_t>(static_cast<int>(gap < 255.0f ? gap : 255.0f));
         }
-        nibble_minima(gaps, nibbles);
+        if (!Sums::exact) nibble_minima(gaps, nibbles);
         table += kCodes, gaps += kCodes, nibbles += 16;
     }
 }
@@ -242,7 +243,7 @@ void least_in_covers(const uint8_t* gaps, const Covers* covers, int num_splits, 
                 for (int i = start > c ? start - c : 0; i < kItems; ++i) least[c + i] = smaller(one[i], other[i]);
             }
         }
-        nibble_minima(least, nibbles);
+        if (!Sums::exact) nibble_minima(least, nibbles);
         gaps += kCodes, least += kCodes, nibbles += 16;
     }
 }
@@ -335,15 +336,28 @@ int64_t find(BlockList list, ByteTables tables, uint8_t cut, Hit* hits) {
     return next - hits;
 }
 
-void sums(BlockList list, ByteTables tables, uint8_t cut, uint64_t* masks, uint8_t* out) {
-    add_up_all(list, tables, cut, [=](int64_t n, const Sums& found, uint64_t mask, const uint8_t* block) {
-        masks[n] = mask;
-        if (Sums::exact) return found.store(out + n * kItems);
-        for (; mask; mask &= mask - 1) {
-            const int i = __builtin_ctzll(mask);
-            out[n * kItems + i] = static_cast<uint8_t>(exact_sum(block, i, tables));
+int64_t nodes(BlockList groups, int64_t num_nodes, ByteTables tables, uint8_t cut, int32_t* nodes, uint8_t* sums) {
+    int64_t found = 0;
+    const auto list = [=, &found](int64_t n, const auto& added, uint64_t mask, const uint8_t* block) {
+        const int64_t first = (groups.chosen ? groups.chosen[n] : n) * kItems;
+        if (const int64_t left = num_nodes - first; left < kItems) mask &= (uint64_t{1} << left) - 1;
+        if (!mask) return;
+        const int64_t start = found;
+        found += __builtin_popcountll(mask);
+        if constexpr (requires { added.compress(mask, 0, nodes, sums); }) {
+            added.compress(mask, static_cast<int32_t>(first), nodes + start, sums + start);
+        } else {
+            uint8_t own[kItems];
+            added.store(own);
+            for (int64_t to = start; mask; mask &= mask - 1, ++to) {
+                const int i = __builtin_ctzll(mask);
+                nodes[to] = static_cast<int32_t>(first + i);
+                sums[to] = Sums::exact ? own[i] : static_cast<uint8_t>(exact_sum(block, i, tables));
+            }
         }
-    });
+    };
+    add_up_all(groups, tables, cut, list);
+    return found;
 }
 
 }  // namespace

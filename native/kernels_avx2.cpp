@@ -53,5 +53,5 @@ constexpr int kTogether = 1;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::avx2_kernels{
-    "avx2", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, sums};
+    "avx2", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, nodes};
 #endif

@@ -42,7 +42,16 @@ struct Sums {
     uint64_t at_most(uint8_t cut) const {
         return _mm512_cmple_epu8_mask(value, _mm512_set1_epi8(static_cast<char>(cut)));
     }
-    void store(uint8_t* out) const { _mm512_storeu_si512(out, value); }
+    void compress(uint64_t mask, int32_t first, int32_t* nodes, uint8_t* sums) const {
+        _mm512_storeu_si512(sums, _mm512_maskz_compress_epi8(mask, value));  // to a register: to memory it is slow
+        const __m512i counted = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        for (int quarter = 0; quarter < 4; ++quarter, mask >>= 16) {
+            const auto own = static_cast<__mmask16>(mask);
+            const __m512i numbers = _mm512_add_epi32(counted, _mm512_set1_epi32(first + 16 * quarter));
+            _mm512_storeu_si512(nodes, _mm512_maskz_compress_epi32(own, numbers));
+            nodes += __builtin_popcount(own);
+        }
+    }
 };
 constexpr int kTogether = 4;
 }  // namespace
@@ -50,5 +59,5 @@ constexpr int kTogether = 4;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::avx512_kernels{
-    "avx512", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, sums};
+    "avx512", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, nodes};
 #endif

@@ -61,5 +61,5 @@ constexpr int kTogether = 1;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::neon_kernels{
-    "neon", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, sums};
+    "neon", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, nodes};
 #endif

@@ -44,4 +44,4 @@ constexpr int kTogether = 1;
 #include "kernels.inl"
 
 const everyitem::Kernels everyitem::scalar_kernels{
-    "scalar", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, sums};
+    "scalar", score_table, dots, cap_logits, sum_exps, count_bits, extent, quantise, least_in_covers, find, nodes};

@@ -12,7 +12,7 @@ namespace everyitem {
 namespace {
 
 constexpr int64_t kTogether = 64;            // rows
-constexpr int64_t kTile = int64_t{1} << 17;  // bytes
+constexpr int64_t kTile = int64_t{1} << 18;  // bytes
 
 void search_together(const PQ& index, const Request& request, int64_t first_row, int64_t last_row, Plan plan,
                      int threads, Answer answer) {

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
 CORE = [path for path in sorted(NATIVE.glob("*.cpp")) if path.name != "bind.cpp"]
 LAWS, FUZZ = (ROOT / "tests" / "native" / name for name in ("laws_test.cpp", "search_fuzz.cpp"))
-CPU_FLAGS = {"kernels_avx2": ["-mavx2"], "kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vbmi"]}
+CPU_FLAGS = {"kernels_avx2": ["-mavx2"], "kernels_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vbmi", "-mavx512vbmi2"]}
 FLAGS = ["-std=c++20", "-g", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS", f"-I{NATIVE}"]
 MODES = ("random", "ulp", "bytes", "two-level")
 

@@ -63,7 +63,9 @@ UlpCounts counts;
 
 std::string ulp_case(uint64_t seed, int threads) {
     Draw draw(seed);
-    const auto asked = draw.one_in(100) ? many_blocks(draw) : UlpCase(draw).make();
+    const auto asked = draw.one_in(100)   ? many_blocks(draw)
+                       : draw.one_in(100) ? rounded_cut(draw)
+                                          : UlpCase(draw).make();
     asked->request.threads = threads;
     const Comparison against(*asked);
     counts.count(*asked, against.oracles[0]);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -190,6 +191,39 @@ inline std::unique_ptr<Catalogue> many_blocks(Draw& draw) {
     }
     made->add(codes, {.heights = 1 + draw.pick(3)});
     made->request.k = 33 + draw.pick(good - 33);
+    return made;
+}
+
+// A score whose byte is beyond a cut that is rounded down, in a split from `top` to -top, by the bytes of a search that
+// has no threshold yet; 0 where none was met.
+inline float beyond_rounded_down(float top, int byte) {
+    constexpr double kUnit = everyitem::kUnit;
+    const double slack = 2 * kUnit * top, scale = everyitem::kLargestCut / (2.0 * top + slack);
+    std::vector<float> table(everyitem::kStride);
+    const auto middle = static_cast<float>(top - byte * (1 + 6 * kUnit) / scale);
+    for (int b = 0; b < everyitem::kStride; ++b) table[b] = stepped(middle, b - everyitem::kStride / 2);
+    table[0] = top, table[1] = -top;
+    everyitem::Gaps gaps(table.data(), table.data(), 1, everyitem::kStride);
+    gaps.quantise(everyitem::kNothing);
+    for (int b = 2; b < everyitem::kStride; ++b)
+        if (gaps.tables().gaps[b] == byte && (top - table[b] + slack) * scale * (1 - 8 * kUnit) < byte) return table[b];
+    return 0;
+}
+
+// One split, and the best item twice: first in the order of the slots, and last, where it has the smaller position.
+inline std::unique_ptr<Catalogue> rounded_cut(Draw& draw) {
+    float top = 0, best = 0;
+    while (best == 0) {
+        top = static_cast<float>(.5 + draw.unit());
+        best = beyond_rounded_down(top, everyitem::kLargestCut - 1 - draw.pick(8));
+    }
+    auto made = std::make_unique<Catalogue>(draw, 1, 1, 3, std::vector<float>{top, -top, best}, std::vector<float>{1});
+    Bytes codes(512, 1);
+    codes.front() = codes.back() = 2;
+    std::vector<int32_t> positions(codes.size());
+    std::iota(positions.rbegin(), positions.rend(), 0);
+    made->add(codes, {.positions = positions});
+    made->request.k = 1;
     return made;
 }
 
