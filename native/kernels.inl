@@ -38,7 +38,7 @@ void sum_one_sub_item(const float* query, const float* codebook, int split_dim, 
 
 void score_table(const float* query, const float* codebooks, int num_splits, int split_dim, int num_sub_items,
                  int stride, float* table) {
-    constexpr int kBlock = 8;
+    constexpr int kBlock = Vec::width == 16 ? 16 : 8;  // with 32 registers a codebook is read from front to back
     for (int m = 0; m < num_splits; ++m) {
         int b = 0;
         for (; b + kBlock * Vec::width <= num_sub_items; b += kBlock * Vec::width)
@@ -240,7 +240,8 @@ void least_in_covers(const uint8_t* gaps, const Covers* covers, int num_splits, 
                 look_up(spans[l], covers->first + c, one);
                 look_up(spans[l], covers->second + c, other);
                 // covers of this length end the chunk; those before keep what they have
-                for (int i = start > c ? start - c : 0; i < kItems; ++i) least[c + i] = smaller(one[i], other[i]);
+                const auto from = static_cast<uint8_t>(start > c ? start - c : 0);
+                for (uint8_t i = 0; i < kItems; ++i) least[c + i] = i < from ? least[c + i] : smaller(one[i], other[i]);
             }
         }
         if (!Sums::exact) nibble_minima(least, nibbles);
