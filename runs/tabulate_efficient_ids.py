@@ -10,14 +10,14 @@ HEAD = """
 ## Language models with direct item ids
 
 Made by `EVERYITEM_DATA=... runs/efficient_ids.sh WORK {set}` (arXiv:2509.03746): an item is one position of a causal
-language model, so one pass answers. Same split, language model and time of training ({minutes:g} minutes on one thread,
-or until validation stopped improving) for every model; vectors alone; ± is half the 95 % interval. `full-softmax`
-is the reference: a softmax over the whole catalogue; `dense` samples it, `two-level` asks for the cluster and then for
-the item of it, `pq` has codes. `ids-` are strings of tokens, found by a beam of 20. `titles` writes the next title, by
-a beam of 20 over the titles there are; `bigrec` writes it freely and takes the nearest, also with popularity or the
-scores of `sasrec-dense` mixed in as far as validation wants it. Passes: until validation was best / made. Training
-includes that of a dense model where items start from one. Milliseconds are for one user on one thread, encoder and
-top-10.
+language model, so one pass answers. Same split and language model for all; {minutes:g} minutes of training on one
+thread, or until validation stopped improving, and longer for what is written token by token (the column says how
+long); vectors alone; ± is half the 95 % interval. `full-softmax` is the reference: a softmax over the whole catalogue;
+`dense` samples it, `two-level` asks for the cluster and then for the item of it, `pq` has codes. `ids-` are strings of
+tokens, found by a beam of 20. `titles` writes the next title, by a beam of 20 over the titles there are; `bigrec`
+writes it freely and takes the nearest, also with popularity or the scores of `sasrec-dense` mixed in as far as
+validation wants it. Passes: until validation was best / made. Training includes that of a dense model where items start
+from one. Milliseconds are for one user on one thread, encoder and top-10, on a busy machine.
 
 """
 ABLATIONS = """
