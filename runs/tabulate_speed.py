@@ -12,6 +12,7 @@ MEMORY_OF_PEERS = ("PQTopK", "dense")
 OTHERWISE: dict[str, dict[str, Any]] = {
     "cold": {"cache": "cold"},
     "K = 100": {"k": 100},
+    "2 threads": {"threads": 2},
     "batch 64": {"batch": 64},
     "64, 2 threads": {"batch": 64, "threads": 2},
 }
@@ -37,6 +38,8 @@ Approximate peers, on the vectors that the codes stand for, not tuned; recall is
 def speed_section(records: Path, pictures: Path) -> str:
     """Tables of the newest record, a picture where approximate peers were measured; empty where there is no record."""
     rows = newest(records, "scoring")
+    usually = {shape(row) for row in rows if usual(row)}
+    rows = [row for row in rows if shape(row) in usually]  # other settings have nothing to stand beside
     if not rows:
         return ""
     grouped = [list(group) for _, group in groupby(sorted(rows, key=_order(rows)), key=shape)]

@@ -32,8 +32,8 @@ queries prefer what is near.
 |---|--:|--:|--:|--:|--:|--:|--:|
 """
 NEW = """
-**Items that training never saw**: {log}, {share:.0%} of the items ({items:,}) left out of training and then added;
-{users:,} users whose last event is one of them, {known:,} others. NDCG@10 (Recall@10), seen items allowed.
+**Items that training never saw**, {kind} items: {log}, {share:.0%} of the items ({items:,}) left out of training and
+then added; {users:,} users whose last event is one of them, {known:,} others. NDCG@10 (Recall@10), seen items allowed.
 
 | new items placed by | among all items | among the new ones | others' NDCG@10 |
 |---|--:|--:|--:|
@@ -104,7 +104,12 @@ def _new_items(found: dict[str, Any]) -> str:
     def cell(figures: dict[str, float]) -> str:
         return f"{figures['ndcg@10']:.4f} ({figures['recall@10']:.4f})"
 
-    counts = {"items": found["new items"], "users": found["new users"], "known": found["known users"]}
+    counts = {
+        "items": found["new items"],
+        "users": found["new users"],
+        "known": found["known users"],
+        "kind": found["settings"]["items"],
+    }
     lines = [
         f"| {said} | {cell(found[way]['all'])} | {cell(found[way]['new'])} | "
         f"{'' if 'others' not in found[way] else format(found[way]['others']['ndcg@10'], '.4f')} |\n"
