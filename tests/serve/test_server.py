@@ -27,11 +27,12 @@ class Server:
     """`everyitem serve` as a user starts it."""
 
     def __init__(self, folder, tmp_path, *options):
-        self.log = (tmp_path / "log").open("w+")
+        self.log = tmp_path / "log"
         command = [sys.executable, "-c", "from everyitem.cli import main; main()", "serve", str(folder), "--port", "0"]
-        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self.log, text=True)
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True)
         line = self.process.stdout.readline()
-        assert " at http://127.0.0.1:" in line, line + (tmp_path / "log").read_text()
+        assert " at http://127.0.0.1:" in line, line + self.log.read_text()
         self.url = re.search(r"http://\S+", line)[0]
         self.port = int(self.url.rsplit(":", 1)[1])
 
@@ -54,9 +55,7 @@ class Server:
         return [line for line in self.get("/metrics").splitlines() if re.match(r"everyitem_serving\{.* [1-9]", line)]
 
     def lines(self):
-        self.log.flush()
-        self.log.seek(0)
-        return [json.loads(line) for line in self.log if line.startswith("{")]
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 def wait_for(condition, seconds=20):

@@ -218,9 +218,9 @@ def restore(
 ) -> Restored:
     """Train a cut model, all its weights, on a loss; goes on from the checkpoint in `folder` where there is one.
 
-    AdamW with weight decay .01, gradients clipped to 1, a warm-up over the first 2 % of the updates (at most
-    20, the published number) and a cosine down to a tenth of the learning rate, by updates done or time spent, whichever
-    is further. Batch order is a function of (seed, epoch): without `minutes` a run that was killed ends as one that was
+    AdamW with weight decay .01, gradients clipped to 1, a warm-up over the first 2 % of the updates (at most 20, the
+    published number) and a cosine down to a tenth of the learning rate, by updates done or time spent, whichever is
+    further. Batch order is a function of (seed, epoch): without `minutes` a run that was killed ends as one that was
     not. Computes in bf16 where that is fast, as training does.
 
     Args:

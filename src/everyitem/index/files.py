@@ -205,16 +205,16 @@ def collect_garbage(folder: str | Path) -> list[Path]:
 
 
 def recorded_golden(folder: str | Path, version: str | None = None) -> dict[str, Array]:
-    """The golden query of a version and its answer, as `save` recorded them; in memory.
+    """The golden query of a version, where its index does not bring its own, and the answer; in memory.
 
     Raises:
-        ValueError: the version holds no golden query, or is gone.
+        ValueError: the version holds no golden answer, or is gone.
     """
     sections = open_version(folder, version=version, verify=False).sections
-    try:
-        return {name: np.array(sections[name]) for name in ("golden_query", "golden_items", "golden_scores")}
-    except KeyError as error:
-        raise ValueError(f"{folder}: section {error} is missing; {REMEDY}") from None
+    recorded = {name: np.array(array) for name, array in sections.items() if name.startswith("golden_")}
+    if missing := {"golden_items", "golden_scores"} - recorded.keys():
+        raise ValueError(f"{folder}: section {min(missing)} is missing; {REMEDY}")
+    return recorded
 
 
 def golden_answered(index: Any, recorded: Mapping[str, Array]) -> bool:
@@ -225,10 +225,10 @@ def golden_answered(index: Any, recorded: Mapping[str, Array]) -> bool:
     from everyitem.index.beam import BeamIndex
     from everyitem.index.pq import PQIndex
 
-    query, items, scores = (recorded[name] for name in ("golden_query", "golden_items", "golden_scores"))
-    answers = [index.golden()] if isinstance(index, BeamIndex) else [index.top_k(query, GOLDEN_K)]
+    items, scores = recorded["golden_items"], recorded["golden_scores"]
+    answers = [index.golden()] if isinstance(index, BeamIndex) else [index.top_k(recorded["golden_query"], GOLDEN_K)]
     if isinstance(index, PQIndex):
-        answers.append(index.top_k(query, GOLDEN_K, algorithm="pqtopk"))
+        answers.append(index.top_k(recorded["golden_query"], GOLDEN_K, algorithm="pqtopk"))
     return all(top.items.tobytes() + top.scores.tobytes() == items.tobytes() + scores.tobytes() for top in answers)
 
 
