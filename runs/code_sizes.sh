@@ -19,13 +19,8 @@ source runs/models.sh
 same=(--epochs "$epochs" --patience 1000 --memory 0)
 
 pq() { # data set, M, B, D
-    local model=$work/$1/M$2-B$3-D$4 out=docs/results/code_sizes/$1/M$2-B$3-D$4.json
-    [[ -e $out ]] && return
-    measure "$model.json" "$model" "$data/$1" 600 "--time-users 0" \
+    searched "docs/results/code_sizes/$1/M$2-B$3-D$4.json" "$work/$1/M$2-B$3-D$4" "$data/$1" \
         "${same[@]}" --codes kmeans --num-splits "$2" --num-sub-items "$3" --dim "$4"
-    exported "$model-export" "$model" "$data/$1" 1000
-    .venv/bin/everyitem bench "$model-export" --num-queries 1000 --json >"$model-bench.json"
-    searched "$model.json" "$model-bench.json" "$out"
 }
 
 for set in "${sets[@]}"; do

@@ -18,13 +18,7 @@ source runs/models.sh
 same=(--epochs "$epochs" --patience 1000 --memory 0 --codes kmeans --num-splits 8 --dim 128)
 
 run() { # data set, name, options of `everyitem train`
-    local set=$1 name=$2 model=$work/$1/$2 out=docs/results/concentrated/$1/$2.json
-    shift 2
-    [[ -e $out ]] && return
-    measure "$model.json" "$model" "$data/$set" 600 "--time-users 0" "${same[@]}" "$@"
-    exported "$model-export" "$model" "$data/$set" 1000
-    .venv/bin/everyitem bench "$model-export" --num-queries 1000 --json >"$model-bench.json"
-    searched "$model.json" "$model-bench.json" "$out"
+    searched "docs/results/concentrated/$1/$2.json" "$work/$1/$2" "$data/$1" "${same[@]}" "${@:3}"
 }
 
 for set in "${sets[@]}"; do

@@ -24,13 +24,18 @@ exported() { # export folder, model folder, log folder, queries
     [[ -e $1/queries.npy ]] || .venv/bin/everyitem export "$2" "$1" --log "$3" --queries "$4"
 }
 
-searched() { # evaluation.json, bench.json, OUT.json: both in one file
-    mkdir -p "$(dirname "$3")"
-    .venv/bin/python - "$1" "$2" >"$3.part" <<'PY'
+searched() { # OUT.json, model folder, log folder, options of `everyitem train`: evaluated, and searched by 1,000 queries
+    local out=$1 model=$2 log=$3
+    [[ -e $out ]] && return
+    measure "$model.json" "$model" "$log" 600 "--time-users 0" "${@:4}"
+    exported "$model-export" "$model" "$log" 1000
+    .venv/bin/everyitem bench "$model-export" --num-queries 1000 --json >"$model-bench.json"
+    mkdir -p "$(dirname "$out")"
+    .venv/bin/python - "$model.json" "$model-bench.json" >"$out.part" <<'PY'
 import json, pathlib, sys
 
 evaluation, search = (json.loads(pathlib.Path(path).read_text()) for path in sys.argv[1:])
 print(json.dumps(evaluation | {"search": search}, indent=1))
 PY
-    mv "$3.part" "$3"
+    mv "$out.part" "$out"
 }

@@ -45,7 +45,7 @@ papers' protocol: one user at a time, one thread, median; mST is scoring with to
 `default` is what `everyitem train` makes by itself: SASRec with item codes and a memory of histories and transitions
 (`default-dense`: with a vector per item); the others know vectors alone, as published.
 RecTools and RePlay (`runs/peers.sh`) had the same minutes at the sizes that their documentation gives; a full softmax
-over padded rows sees 10,000 to 150,000 events in that time, where ours sees millions, so they are far from done.
+over padded rows sees few targets in that time (millions seen, in the table), so they are far from done.
 Resident MB is what a fresh process without torch grows by when it loads the model and answers once. Published figures
 are on the same data and split.
 """
@@ -98,12 +98,13 @@ def _section(name: str, models: dict[str, Any]) -> str:
         "memory MB",
         "resident MB",
         "training s",
+        "seen M",
         "mST ms",
         "mRT ms",
     )
     table = f"\n| {' | '.join(columns)} |\n|---{'|--:' * (len(columns) - 1)}|\n"
     lines = [_line(key, rows, everything[key], best) for key in everything]
-    lines += [f"| *{key}* | *{n:.4f}* | *{r:.4f}* | | | | | | | |" for key, (n, r) in PUBLISHED.get(name, {}).items()]
+    lines += [f"| *{key}* | *{n:.4f}* | *{r:.4f}* | | | | | | | | |" for key, (n, r) in PUBLISHED.get(name, {}).items()]
     return head + table + "\n".join(lines) + f"\n\n![{name}](results/{name}.svg)\n"
 
 
@@ -122,10 +123,11 @@ def _line(key: str, rows: list[Row], result: dict[str, Any], best: dict[str, flo
         resident = f"{result['resident_mb']['model']:.0f}" if "resident_mb" in result else ""
         sizes = [training.get(part, 0) / 1e6 for part in ("index_bytes", "encoder_bytes", "memory_bytes")]
         cells += [f"{size:.1f}" for size in sizes] if sizes[0] else [""] * len(sizes)  # peers write no files
-        cells += [resident, f"{seconds:.0f}"]
+        seen = training.get("positions", 0) + training.get("dense_start", {}).get("positions", 0)
+        cells += [resident, f"{seconds:.0f}", f"{seen / 1e6:.2f}" if seen else ""]
         cells += [f"{result[stage]['median']:.2f}" if stage in result else "" for stage in ("scoring_ms", "total_ms")]
     else:
-        cells += [""] * 7
+        cells += [""] * 8
     return f"| {key} | " + " | ".join(cells) + " |"
 
 

@@ -96,11 +96,11 @@ def _hybrid(histories: Histories, num_items: int, shape: tuple[int, int], dim: i
     structured = num_splits // 2
     width = dim // num_splits
     like = _kmeans(histories, num_items, (structured, num_sub_items), structured * width, seed)
-    random = (num_splits - structured, num_sub_items)
-    which_IM = strategies.random_codes(histories, num_items, random[0], num_sub_items=random[1], seed=seed)
-    sub_items = np.random.default_rng(seed).standard_normal((*random, width), np.float32) * np.float32(INITIAL_SCALE)
+    hashed = num_splits - structured
+    which_IM = strategies.random_codes(histories, num_items, hashed, num_sub_items=num_sub_items, seed=seed)
+    drawn = np.random.default_rng(seed).standard_normal((hashed, num_sub_items, width), np.float32)
     assert like.codebooks_MBd is not None
-    codebooks_MBd = np.concatenate([like.codebooks_MBd, sub_items])
+    codebooks_MBd = np.concatenate([like.codebooks_MBd, drawn * np.float32(INITIAL_SCALE)])
     codes_IM = np.hstack([like.codes_IM, which_IM])
     codes_IM, ties = break_ties(codes_IM, num_sub_items, seed, codebooks_MBd=codebooks_MBd)
     return Assigned(codes_IM, codebooks_MBd, None, ties)
