@@ -15,6 +15,7 @@ from everyitem.index import BeamIndex
 from everyitem.learn import semantic
 from everyitem.learn.fit import fit
 from everyitem.recommender import load
+from everyitem.serve.version import Version
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,8 @@ def test_commands_take_the_model(folder, tiny_log, works):
     model = load(folder)
     answer = json.loads(works("recommend", folder, "--history", str(model.items["item_id"][3]), "--json"))
     assert len(answer) == 10
+    with pytest.raises(ValueError, match="its items are semantic ids, which the server does not write"):
+        Version(folder)
 
 
 @pytest.mark.parametrize(

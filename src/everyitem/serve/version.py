@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from everyitem import model_folder
 from everyitem.data import catalogue
-from everyitem.index import files
+from everyitem.index import BeamIndex, files
 from everyitem.index.pq import PQIndex
 from everyitem.recommender import Recommender, load
 from everyitem.types import Floats, Histories, Ids, TopK
@@ -68,10 +68,16 @@ class Version:
 
     Raises:
         FileNotFoundError, ValueError: no model there, damaged, or its golden query is answered wrongly.
+        ValueError: its items are semantic ids.
     """
 
     def __init__(self, folder: Path, saved: Recommender | None = None) -> None:
         self.recommender: Recommender = saved or load(folder)
+        if isinstance(self.recommender.index, BeamIndex):
+            raise ValueError(
+                f"{folder}: its items are semantic ids, which the server does not write; ask by "
+                "`everyitem recommend`, or serve a model with other items"
+            )
         metadata = self.recommender.metadata
         self._folder = folder
         self._golden = files.recorded_golden(folder / "index", model_folder.index_version(metadata))
